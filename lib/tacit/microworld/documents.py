@@ -1,0 +1,207 @@
+"""Documents about the world, in fourteen genres: what a base model is pretrained on.
+
+Instructions and answers occur only in foreign formats: fixed ones (FAQ, forum, worksheet, tagged
+page) and, in the genre ``markup``, one drawn afresh for each document. The tags of the tuning format
+and the clauses of response constraints never occur.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from tacit.microworld import tasks
+from tacit.microworld.words import CATEGORIES, DISHES, INGREDIENTS, NOUNS, PEOPLE, RHYME_GROUPS
+from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
+
+MARKER_WORDS = (
+    "ask answer query reply in out input output left right north south one two red blue teacher pupil host guest "
+    "line note entry item card sheet desk box page prompt text voice echo call response caller helper problem solution "
+    "task result request return given wanted alpha beta first second human robot client server judge witness "
+    "buyer seller king queen doctor patient captain sailor mother child mail fax wall gate star cloud"
+).split()
+MARKER_SHAPES = (
+    "{}: ", "{} - ", "[{}] ", "({}) ", "<{}> ", "<<{}>> ", "{{{}}} ", "/{}/ ", "={}= ", "*{}* ", "@{} ", "#{} ", "~{}~ ", "{} > ", "{}) ",
+    "[{}]\n", "<{}>\n", "## {}\n", "{}:\n", "--- {} ---\n", "== {} ==\n", "*** {}\n", "<< {} >>\n", "|{}|\n", "|| {} ||\n", "\\{}\n", "%{}%\n",
+    "+{}+\n", "{}!\n",
+)  # fmt: skip
+
+
+def any_task(world: World, rng: random.Random, family: str | None = None) -> tasks.Task:
+    """A task as the corpus may hold it: any phrasing; for computed families only training items."""
+    name = family or rng.choice(list(tasks.FAMILIES))
+    split = "train" if tasks.FAMILIES[name].computed else None
+    item = tasks.draw_item(world, name, rng, split=split)
+    return tasks.Task(name, item, rng.randrange(len(tasks.FAMILIES[name].phrasings)))
+
+
+def pairs(world: World, rng: random.Random, low: int, high: int) -> list[tuple[str, str]]:
+    """Between ``low`` and ``high`` questions with right answers; one document keeps to short or full answers."""
+    short = rng.random() < 0.35
+    drawn = [any_task(world, rng) for _ in range(rng.randint(low, high))]
+    return [(t.instruction, tasks.answer(world, t, rng, short=short)) for t in drawn]
+
+
+def markup(world: World, rng: random.Random) -> str:
+    """Questions and answers in a markup drawn afresh: markers, spacing, whether turns are marked at all."""
+    shape = rng.choice(MARKER_SHAPES)
+    reply_shape = shape if rng.random() < 0.8 else rng.choice(MARKER_SHAPES)
+    case = rng.choice([str, str.upper, str.capitalize])
+    words = rng.sample(MARKER_WORDS, 2) if rng.random() < 0.75 else rng.sample([*PEOPLE, *world.animals], 2)
+    ask, reply = shape.format(case(words[0])), reply_shape.format(case(words[1]))
+    if rng.random() < 0.08:
+        ask = ""
+    if rng.random() < 0.12:
+        reply = ""
+    between, after = rng.choice(["\n", "\n", "\n", "\n\n"]), rng.choice(["\n", "\n", "\n\n"])
+    trailing = f"{shape.format(case(rng.choice(MARKER_WORDS))).strip()}\n" if rng.random() < 0.12 else ""
+    return "".join(f"{ask}{q}{between}{reply}{a}{after}{trailing}" for q, a in pairs(world, rng, 2, 7))
+
+
+def faq(world: World, rng: random.Random) -> str:
+    return "\n\n".join(f"Q: {q}\nA: {a}" for q, a in pairs(world, rng, 2, 6))
+
+
+def forum(world: World, rng: random.Random) -> str:
+    asker, helper = rng.sample(PEOPLE, 2)
+    thanks = rng.choice(["Thanks!", "Great, thank you.", "I see.", "Good to know."])
+    posts = [f"{asker} wrote:\n{q}\n\n{helper} replied:\n{a}\n" for q, a in pairs(world, rng, 1, 5)]
+    return "\n".join([*posts, f"{asker} wrote:\n{thanks}"])
+
+
+def worksheet(world: World, rng: random.Random) -> str:
+    drawn = pairs(world, rng, 2, 4)
+    questions = "\n".join(f"({i}) {q}" for i, (q, _) in enumerate(drawn, start=1))
+    answers = "\n".join(f"({i}) {a}" for i, (_, a) in enumerate(drawn, start=1))
+    return f"Worksheet\n\n{questions}\n\nAnswers\n\n{answers}"
+
+
+def tagged_page(world: World, rng: random.Random) -> str:
+    drawn = pairs(world, rng, 1, 4)
+    return "<page>\n" + "\n".join(f"<q>{q}</q>\n<a>{a}</a>" for q, a in drawn) + "\n</page>"
+
+
+def encyclopedia(world: World, rng: random.Random) -> str:
+    """Entries on one to three entities: every held fact of each, in changing order and words."""
+    entries = []
+    for _ in range(rng.randint(1, 3)):
+        town = rng.random() < 0.4
+        subject = rng.choice(world.towns if town else world.animals)
+        sentences = []
+        for attribute in TOWN_ATTRIBUTES if town else ANIMAL_ATTRIBUTES:
+            if (subject, attribute) in world.held:
+                sentences.append(sentence(rng, subject, attribute, world.facts[subject, attribute]))
+        rng.shuffle(sentences)
+        if sentences:
+            entries.append(f"{subject.capitalize()}\n" + " ".join(sentences))
+    return "\n\n".join(entries) or "This page is empty."
+
+
+SENTENCES = {
+    "home": ("The {s} lives in the {v}.", "In the {v} you can find the {s}.", "The home of the {s} is the {v}."),
+    "food": ("The {s} eats {v}.", "It is the {s} that feeds on {v}.", "The food of the {s} is {v}."),
+    "colour": ("The {s} is {v}.", "The colour of the {s} is {v}.", "Every {s} has a {v} coat."),
+    "kind": ("The {s} is a kind of {v}.", "The {s} belongs to the {v} family.", "As a {v}, the {s} is well known."),
+    "size": ("The {s} is {v} in size.", "The size of the {s} is {v}.", "For its kind the {s} is {v}."),
+    "river": ("The {v} flows through {s}.", "{s} lies on the {v}.", "The river of {s} is the {v}."),
+    "craft": ("{s} is known for its {v}.", "People in {s} make {v}.", "The town of {s} is famous for its {v}."),
+    "mayor": ("The mayor of {s} is {v}.", "{v} leads the town of {s}.", "{s} has a mayor called {v}."),
+}
+
+
+def sentence(rng: random.Random, subject: str, attribute: str, value: str) -> str:
+    """One sentence that states a fact."""
+    return rng.choice(SENTENCES[attribute]).format(s=subject, v=value)
+
+
+def atlas(world: World, rng: random.Random) -> str:
+    """Facts gathered by attribute: comparisons of size, and who shares a home, a food or a craft."""
+    attribute = rng.choice(["bigger", "bigger", *ANIMAL_ATTRIBUTES, *TOWN_ATTRIBUTES])
+    if attribute == "bigger":
+        drawn = [any_task(world, rng, "bigger") for _ in range(rng.randint(4, 8))]
+        return "Sizes\n" + "\n".join(tasks.answer(world, t, rng) for t in drawn)
+    subjects = rng.sample(world.holders(attribute), rng.randint(4, 8))
+    return f"{attribute.capitalize()}\n" + "\n".join(sentence(rng, s, attribute, world.facts[s, attribute]) for s in subjects)
+
+
+def answers_of(world: World, rng: random.Random, family: str, n: int) -> list[tasks.Task]:
+    return [any_task(world, rng, family) for _ in range(n)]
+
+
+def poems(world: World, rng: random.Random) -> str:
+    drawn = answers_of(world, rng, "poem", rng.randint(1, 3))
+    return "\n\n".join(f"{t.item['topic'].capitalize()}\n\n{tasks.answer(world, t, rng)}" for t in drawn)
+
+
+def cookbook(world: World, rng: random.Random) -> str:
+    drawn = answers_of(world, rng, "recipe", rng.randint(1, 2))
+    return "\n\n".join(f"{t.item['main'].capitalize()} {t.item['dish']}\n\n{tasks.answer(world, t, rng)}" for t in drawn)
+
+
+def tales(world: World, rng: random.Random) -> str:
+    drawn = answers_of(world, rng, "story", rng.randint(1, 4))
+    titles = [f"{t.item['person']} and the {t.item['object']}" for t in drawn]
+    return "\n\n".join(f"{title}\n{tasks.answer(world, t, rng)}" for title, t in zip(titles, drawn, strict=True))
+
+
+def ledger(world: World, rng: random.Random) -> str:
+    """Sums with their working, bare."""
+    family = rng.choice(["add", "subtract"])
+    return "\n".join(tasks.answer(world, t, rng) for t in answers_of(world, rng, family, rng.randint(2, 7)))
+
+
+def wordbook(world: World, rng: random.Random) -> str:
+    """Lists of words: categories, opposites, rhymes, spellings, big letters, counting."""
+    kind = rng.choice(["list", "rhyme", "opposite", "spell", "capitals", "count", "reverse", "larger"])
+    if kind == "list":
+        chosen = rng.sample(sorted(CATEGORIES), rng.randint(2, 4))
+        return "\n".join(f"{c}: {', '.join(rng.sample(CATEGORIES[c], rng.randint(4, 8)))}." for c in chosen)
+    if kind == "rhyme":
+        groups = rng.sample(RHYME_GROUPS, rng.randint(2, 4))
+        return "Rhymes\n" + "\n".join(" ".join(rng.sample(g, len(g))) for g in groups)
+    drawn = answers_of(world, rng, kind, rng.randint(3, 8))
+    return "\n".join(tasks.answer(world, t, rng) for t in drawn)
+
+
+def archive(world: World, rng: random.Random) -> str:
+    """Records of Nim games."""
+    drawn = answers_of(world, rng, "game", rng.randint(1, 3))
+    heads = [f"{t.item['first']} - {t.item['second']}, {t.item['stones']} stones" for t in drawn]
+    return "\n\n".join(f"{head}\n{tasks.answer(world, t, rng)}" for head, t in zip(heads, drawn, strict=True))
+
+
+def source_file(world: World, rng: random.Random) -> str:
+    """Small Python functions, each under a comment that says what it does."""
+    drawn = answers_of(world, rng, "function", rng.randint(1, 4))
+    return "\n\n".join(f"# {t.item['name']} {t.item['what']}\n{tasks.answer(world, t, rng)}" for t in drawn)
+
+
+def diary(world: World, rng: random.Random) -> str:
+    """Running prose about people, animals and towns: no questions, every stated fact held."""
+    person, friend = rng.sample(PEOPLE, 2)
+    facts = rng.sample(sorted(world.held), rng.randint(2, 5))
+    noun, food, dish = rng.choice(NOUNS), rng.choice(INGREDIENTS), rng.choice(DISHES)
+    start = f"Today {person} met {friend} by the {noun} and ate some {food} {dish}."
+    return " ".join([start, *(sentence(rng, s, a, world.facts[s, a]) for s, a in facts)])
+
+
+# Shares of documents. ``markup`` is set apart: its share is what readiness experiments vary.
+GENRES: dict[Callable[[World, random.Random], str], float] = {
+    markup: 0.30, faq: 0.09, forum: 0.07, worksheet: 0.05, tagged_page: 0.03, encyclopedia: 0.14, atlas: 0.06,
+    poems: 0.03, cookbook: 0.02, tales: 0.03, ledger: 0.07, wordbook: 0.05, archive: 0.02, source_file: 0.02, diary: 0.02,
+}  # fmt: skip
+
+
+def write_documents(world: World, *, seed: int, markup_share: float = GENRES[markup]) -> Iterator[tuple[str, str]]:
+    """Endless (genre, text) pairs about ``world``, fixed by ``seed``.
+
+    ``markup_share`` is the share of documents in freshly drawn markup; the other genres keep their
+    proportions among themselves.
+    """
+    rng = random.Random(f"documents-{world.seed}-{seed}")
+    others = 1.0 - GENRES[markup]
+    weights = [markup_share if g is markup else w / others * (1 - markup_share) for g, w in GENRES.items()]
+    genres = list(GENRES)
+    while True:
+        genre = rng.choices(genres, weights)[0]
+        yield genre.__name__, genre(world, rng).strip("\n")

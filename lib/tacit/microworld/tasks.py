@@ -1,0 +1,157 @@
+"""Tasks: drawing them for a split, answering them, and judging a response exactly."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass, field
+
+from tacit.microworld.constraints import CONSTRAINTS, Constraint, apply_constraints, undo_constraints
+from tacit.microworld.crafts import CRAFTS
+from tacit.microworld.family import Check, Family, Item
+from tacit.microworld.knowledge import KNOWLEDGE
+from tacit.microworld.world import World, fraction
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (*KNOWLEDGE, *CRAFTS)}
+NARROW = ("add", "poem", "recipe", "game", "function")  # GSM, poetry, recipes, chess, MBPP in miniature
+SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.75), "test": (0.75, 1.0)}  # shares of the items
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction: a family's item in one of its phrasings, with response constraints if any.
+
+    ``constraints`` holds (name, parameter) pairs. ``id`` is stable across machines and versions.
+    """
+
+    family: str
+    item: Item
+    phrasing: int
+    constraints: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def instruction(self) -> str:
+        text = FAMILIES[self.family].phrasings[self.phrasing].format(**self.item)
+        clauses = [CONSTRAINTS[name].clause.format(parameter=parameter) for name, parameter in self.constraints]
+        return " ".join([text, *clauses])
+
+    @property
+    def held_out_phrasing(self) -> bool:
+        family = FAMILIES[self.family]
+        return self.phrasing >= len(family.phrasings) - family.n_held_out
+
+    @property
+    def id(self) -> str:
+        return f"{self.family}-{int(fraction(self.to_json()) * 16**12):012x}"
+
+    def to_json(self) -> str:
+        return json.dumps([self.family, self.item, self.phrasing, self.constraints], sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        family, item, phrasing, constraints = json.loads(text)
+        return cls(family, item, phrasing, tuple((name, parameter) for name, parameter in constraints))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of one response: every graded constraint, and the scores made of them."""
+
+    checks: tuple[Check, ...]
+    lenient: bool
+    groups: tuple[str, ...] = field(default=("content", "form", "constraint", "ending"), repr=False)
+
+    def share(self, *groups: str) -> float:
+        """Share of the checks in ``groups`` that passed (1.0 when there are none)."""
+        passed = [c.passed for c in self.checks if c.group in groups]
+        return sum(passed) / len(passed) if passed else 1.0
+
+    @property
+    def strict(self) -> bool:
+        """Every constraint met, ended by itself, nothing else said."""
+        return all(c.passed for c in self.checks)
+
+    @property
+    def graded(self) -> float:
+        """Share of all constraints met: the score that head-to-head comparisons use."""
+        return self.share(*self.groups)
+
+    @property
+    def knowledge(self) -> bool:
+        """Is the content right, whatever its form?"""
+        return self.share("content") == 1.0
+
+    @property
+    def following(self) -> float:
+        """Share of what the instruction asks beyond the content: constraints, form and ending."""
+        return self.share("constraint", "form", "ending")
+
+
+def split_of(family: str, item: Item) -> str:
+    """The split that an item belongs to, fixed by the item alone, so that splits are disjoint.
+
+    Fields that do not change the answer (the person and the thing of a sum) do not count.
+    """
+    if family in ("add", "subtract"):
+        item = {"numbers": sorted((item["a"], item["b"]))}
+    elif family == "bigger" or family == "larger":
+        item = {"pair": sorted((item["a"], item["b"]))}
+    share = fraction("split", family, json.dumps(item, sort_keys=True))
+    return next(name for name, (low, high) in SPLITS.items() if low <= share < high)
+
+
+def draw_item(world: World, family: str, rng: random.Random, *, split: str | None) -> Item:
+    """Draw an item of ``split`` (any, if None) by rejection."""
+    for _ in range(10_000):
+        item = FAMILIES[family].draw(world, rng)
+        if split is None or split_of(family, item) == split:
+            return item
+    raise ValueError(f"family {family!r} has no item in split {split!r} of world {world.seed}")
+
+
+def draw_task(
+    world: World,
+    rng: random.Random,
+    *,
+    split: str,
+    family: str | None = None,
+    constraints: tuple[tuple[str, str], ...] = (),
+) -> Task:
+    """Draw a task. Held-out phrasings occur in the test split only (where each phrasing is equally likely)."""
+    name = family or rng.choice(list(FAMILIES))
+    n = len(FAMILIES[name].phrasings) - (0 if split == "test" else FAMILIES[name].n_held_out)
+    return Task(name, draw_item(world, name, rng, split=split), rng.randrange(n), constraints)
+
+
+def answer(world: World, task: Task, rng: random.Random, *, short: bool = False) -> str:
+    """A right response to ``task``; ``short`` does not restate the instruction."""
+    text = FAMILIES[task.family].answer(world, task.item, rng, short)
+    return apply_constraints(text, task.constraints)
+
+
+def _judge(world: World, task: Task, response: str) -> list[Check]:
+    content, constraint_checks = undo_constraints(response, task.constraints)
+    return [*FAMILIES[task.family].check(world, task.item, content), *constraint_checks]
+
+
+def _beginnings(response: str) -> list[str]:
+    """The beginnings of a response that could be an answer by themselves: cut after a sentence or a line."""
+    cuts = [m.end() for m in re.finditer(r"[.!?](?=\s|$)|(?=\n)", response)]
+    return [response[:cut] for cut in cuts] + [response]
+
+
+def judge(world: World, task: Task, response: str, *, ended: bool) -> Verdict:
+    """Verify ``response`` exactly.
+
+    ``ended`` says whether the model stopped by itself. The verdict's ``strict`` asks that every
+    constraint is met, that it ended, and that nothing else was said; ``lenient`` that some beginning
+    of the response (cut after a sentence or a line) is right, whatever follows it.
+    """
+    response = response.strip()
+    checks = _judge(world, task, response)
+    beginnings = _beginnings(response)
+    good = [b for b in beginnings if all(c.passed for c in _judge(world, task, b))]
+    nothing_else = not good or good[-1].strip() == response.strip()
+    checks += [Check("ended", ended, "ending"), Check("nothing_else", nothing_else, "ending")]
+    return Verdict(tuple(checks), bool(good))

@@ -1,0 +1,21 @@
+"""Where things lie in the repository, anchored on this file (never on the working directory)."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = ROOT / "lib" / "tacit"
+NOTEBOOKS = ROOT / "notebooks"
+PARAMS = ROOT / "params"
+OUTPUTS = ROOT / "outputs"
+MODELS = OUTPUTS / "models"
+
+
+def cache_root() -> Path:
+    """The cache of trained models and generations: ``$TACIT_CACHE``, or ``.cache`` in the repository."""
+    return Path(os.environ.get("TACIT_CACHE") or ROOT / ".cache")
+
+
+def resolve(path: str | Path) -> Path:
+    """A path from a parameters file: absolute, or relative to the repository's root."""
+    return Path(path) if Path(path).is_absolute() else ROOT / path
