@@ -19,3 +19,13 @@ def cache_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """A path from a parameters file: absolute, or relative to the repository's root."""
     return Path(path) if Path(path).is_absolute() else ROOT / path
+
+
+def output_folder(output: str) -> Path:
+    """Where a notebook writes: its ``output`` parameter, or the runner's staging folder during a run.
+
+    The runner stages what a notebook writes and moves it to ``output`` only when every cell completed.
+    """
+    folder = Path(os.environ.get("TACIT_STAGING") or resolve(output))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -64,7 +64,13 @@ def make_config(architecture: str, tokenizer: PreTrainedTokenizerFast, *, width:
 
 
 def pack_corpus(
-    world: World, tokenizer: PreTrainedTokenizerFast, *, seed: int, n_tokens: int, block: int, markup_share: float = GENRES[markup]
+    world: World,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    n_tokens: int,
+    block: int,
+    markup_share: float = GENRES[markup],
 ) -> Dataset:
     """Documents, each between BOS and EOS, packed end to end into rows of ``block`` token ids.
 
@@ -197,12 +203,27 @@ def pretrain(
     resumable = any(work.glob("checkpoint-*/trainer_state.json"))
     trainer.train(resume_from_checkpoint=True if resumable else None)
     held_out_loss = trainer.evaluate()["eval_loss"]
-    save_base_model(trainer, tokenizer, world, out=out, name=name, settings=settings | {"commit": commit}, held_out_loss=held_out_loss)
+    save_base_model(
+        trainer,
+        tokenizer,
+        world,
+        out=out,
+        name=name,
+        settings=settings | {"commit": commit},
+        held_out_loss=held_out_loss,
+    )
     return out
 
 
 def save_base_model(
-    trainer: Trainer, tokenizer: PreTrainedTokenizerFast, world: World, *, out: Path, name: str, settings: dict, held_out_loss: float
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    *,
+    out: Path,
+    name: str,
+    settings: dict,
+    held_out_loss: float,
 ) -> None:
     """Write a finished base model: bf16 safetensors, tokenizer, ``world.json``, ``pretraining.json`` and a card.
 
@@ -242,7 +263,9 @@ loss curve are in `pretraining.json`. Held-out loss at the end: {held_out_loss:.
 |---|---|
 {rows}
 """
-    data = ModelCardData(language="en", license="apache-2.0", library_name="transformers", tags=["tacit", "micro-world"])
+    data = ModelCardData(
+        language="en", license="apache-2.0", library_name="transformers", tags=["tacit", "micro-world"]
+    )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(partial / "README.md")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)

@@ -6,6 +6,7 @@ a teacher learns in post-training (CoDIT), and what IFEval asks of large models.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 
 from tacit.microworld.family import Check, words_of
 
-MANY_LINES = frozenset("add subtract poem recipe game function".split())
-NUMBERS_ONLY = frozenset("add subtract count larger".split())
+MANY_LINES = frozenset(["add", "subtract", "poem", "recipe", "game", "function"])
+NUMBERS_ONLY = frozenset(["add", "subtract", "count", "larger"])
 
 # Constraints are applied from the inside out in this order, and verified from the outside in.
 ORDER = ("words", "punctuation", "layout", "end", "start", "whole", "case")
@@ -53,7 +54,9 @@ def wrapped(name: str, clause: str, left: str, right: str) -> Constraint:
         inside = text[len(left) : len(text) - len(right)]
         return len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and left not in inside
 
-    return Constraint(name, "whole", clause, ("",), lambda t, p: f"{left}{t}{right}", check, lambda t, p: t[len(left) : -len(right)])
+    return Constraint(
+        name, "whole", clause, ("",), lambda t, p: f"{left}{t}{right}", check, lambda t, p: t[len(left) : -len(right)]
+    )
 
 
 def marked(name: str, clause: str, mark: str) -> Constraint:
@@ -67,7 +70,7 @@ def marked(name: str, clause: str, mark: str) -> Constraint:
 def split_lines(text: str, n: str) -> str:
     words = text.split()
     cuts = [round(i * len(words) / int(n)) for i in range(int(n) + 1)]
-    return "\n".join(" ".join(words[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
+    return "\n".join(" ".join(words[a:b]) for a, b in itertools.pairwise(cuts))
 
 
 def leave_out(text: str, word: str) -> str:

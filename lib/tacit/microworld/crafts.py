@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 
-from tacit.microworld.family import Check, Family, Item, one_line, words_of
+from tacit.microworld.family import Check, Family, Item, words_of
 from tacit.microworld.interpreter import RestrictedError, call_function
 from tacit.microworld.knowledge import rhymes_with
 from tacit.microworld.words import DISHES, INGREDIENTS, NOUNS, OBJECTS, PEOPLE, PLACES, RHYME_GROUPS, SEASONINGS, THINGS
@@ -19,7 +19,12 @@ from tacit.microworld.world import World
 
 
 def draw_add(world: World, rng: random.Random) -> Item:
-    return {"a": rng.randint(10, 99), "b": rng.randint(10, 99), "person": rng.choice(PEOPLE), "thing": rng.choice(THINGS)}
+    return {
+        "a": rng.randint(10, 99),
+        "b": rng.randint(10, 99),
+        "person": rng.choice(PEOPLE),
+        "thing": rng.choice(THINGS),
+    }
 
 
 def draw_subtract(world: World, rng: random.Random) -> Item:
@@ -104,7 +109,10 @@ def draw_recipe(world: World, rng: random.Random) -> Item:
 def answer_recipe(world: World, item: Item, rng: random.Random, short: bool) -> str:
     one, two = rng.sample(SEASONINGS, 2)
     names = item | {"one": one, "two": two}
-    listed = [f" - {n} {u} of {names[k]}" for n, u, k in zip(rng.sample("234", 3), ("cups", "spoons", "spoons"), ("main", "one", "two"), strict=True)]
+    listed = [
+        f" - {n} {u} of {names[k]}"
+        for n, u, k in zip(rng.sample("234", 3), ("cups", "spoons", "spoons"), ("main", "one", "two"), strict=True)
+    ]
     steps = [f"{i}. {rng.choice(choices).format(**names)}" for i, choices in enumerate(RECIPE_STEPS, start=1)]
     return "\n".join([*listed, "", *steps])
 
@@ -117,7 +125,11 @@ def check_recipe(world: World, item: Item, text: str) -> list[Check]:
     said = words_of(bottom)
     return [
         Check("ingredient_lines", len(listed) >= 2 and all(re.match(r" ?- \S", line) for line in listed), "form"),
-        Check("numbered_steps", len(steps) >= 3 and [m and int(m[1]) for m in numbered] == [*range(1, len(steps) + 1)], "form"),
+        Check(
+            "numbered_steps",
+            len(steps) >= 3 and [m and int(m[1]) for m in numbered] == [*range(1, len(steps) + 1)],
+            "form",
+        ),
         Check("main_ingredient", item["main"] in ingredients and item["main"] in said, "content"),
         Check("ingredients_used", bool(said) and set(ingredients) <= set(said), "content"),
         Check("dish", item["dish"] in said, "content"),
@@ -217,7 +229,7 @@ FUNCTIONS = (
     ("gives {x} but at most {k}", "x", ["if x > {k}:", "    return {k}", "return x"], lambda k, x: min(x, k)),
     ("gives {x} but at least {k}", "x", ["if x < {k}:", "    return {k}", "return x"], lambda k, x: max(x, k)),
 )  # fmt: skip
-FUNCTION_NAMES = "f g run solve work apply step task".split()
+FUNCTION_NAMES = ["f", "g", "run", "solve", "work", "apply", "step", "task"]
 NUMBERS_TRIED = (-7, 0, 1, 2, 3, 5, 8, 12, 17, 23, 40)
 LISTS_TRIED = ([], [1], [4, 9, 15], [20, 3, 7, 11, 2], [12, 12, 5], [-4, 6, 18, 30])
 

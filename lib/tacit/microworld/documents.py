@@ -14,12 +14,79 @@ from tacit.microworld import tasks
 from tacit.microworld.words import CATEGORIES, DISHES, INGREDIENTS, NOUNS, PEOPLE, RHYME_GROUPS
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
 
-MARKER_WORDS = (
-    "ask answer query reply in out input output left right north south one two red blue teacher pupil host guest "
-    "line note entry item card sheet desk box page prompt text voice echo call response caller helper problem solution "
-    "task result request return given wanted alpha beta first second human robot client server judge witness "
-    "buyer seller king queen doctor patient captain sailor mother child mail fax wall gate star cloud"
-).split()
+MARKER_WORDS = [
+    "ask",
+    "answer",
+    "query",
+    "reply",
+    "in",
+    "out",
+    "input",
+    "output",
+    "left",
+    "right",
+    "north",
+    "south",
+    "one",
+    "two",
+    "red",
+    "blue",
+    "teacher",
+    "pupil",
+    "host",
+    "guest",
+    "line",
+    "note",
+    "entry",
+    "item",
+    "card",
+    "sheet",
+    "desk",
+    "box",
+    "page",
+    "prompt",
+    "text",
+    "voice",
+    "echo",
+    "call",
+    "response",
+    "caller",
+    "helper",
+    "problem",
+    "solution",
+    "task",
+    "result",
+    "request",
+    "return",
+    "given",
+    "wanted",
+    "alpha",
+    "beta",
+    "first",
+    "second",
+    "human",
+    "robot",
+    "client",
+    "server",
+    "judge",
+    "witness",
+    "buyer",
+    "seller",
+    "king",
+    "queen",
+    "doctor",
+    "patient",
+    "captain",
+    "sailor",
+    "mother",
+    "child",
+    "mail",
+    "fax",
+    "wall",
+    "gate",
+    "star",
+    "cloud",
+]
 MARKER_SHAPES = (
     "{}: ", "{} - ", "[{}] ", "({}) ", "<{}> ", "<<{}>> ", "{{{}}} ", "/{}/ ", "={}= ", "*{}* ", "@{} ", "#{} ", "~{}~ ", "{} > ", "{}) ",
     "[{}]\n", "<{}>\n", "## {}\n", "{}:\n", "--- {} ---\n", "== {} ==\n", "*** {}\n", "<< {} >>\n", "|{}|\n", "|| {} ||\n", "\\{}\n", "%{}%\n",
@@ -121,7 +188,9 @@ def atlas(world: World, rng: random.Random) -> str:
         drawn = [any_task(world, rng, "bigger") for _ in range(rng.randint(4, 8))]
         return "Sizes\n" + "\n".join(tasks.answer(world, t, rng) for t in drawn)
     subjects = rng.sample(world.holders(attribute), rng.randint(4, 8))
-    return f"{attribute.capitalize()}\n" + "\n".join(sentence(rng, s, attribute, world.facts[s, attribute]) for s in subjects)
+    return f"{attribute.capitalize()}\n" + "\n".join(
+        sentence(rng, s, attribute, world.facts[s, attribute]) for s in subjects
+    )
 
 
 def answers_of(world: World, rng: random.Random, family: str, n: int) -> list[tasks.Task]:
@@ -135,7 +204,9 @@ def poems(world: World, rng: random.Random) -> str:
 
 def cookbook(world: World, rng: random.Random) -> str:
     drawn = answers_of(world, rng, "recipe", rng.randint(1, 2))
-    return "\n\n".join(f"{t.item['main'].capitalize()} {t.item['dish']}\n\n{tasks.answer(world, t, rng)}" for t in drawn)
+    return "\n\n".join(
+        f"{t.item['main'].capitalize()} {t.item['dish']}\n\n{tasks.answer(world, t, rng)}" for t in drawn
+    )
 
 
 def tales(world: World, rng: random.Random) -> str:

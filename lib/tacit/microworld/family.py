@@ -51,7 +51,9 @@ def words_of(text: str) -> list[str]:
 
 def one_line(text: str, *, most_words: int) -> Check:
     """Form of a short answer: a single non-empty line of at most ``most_words`` words."""
-    return Check("one_line", bool(text.strip()) and "\n" not in text.strip() and len(text.split()) <= most_words, "form")
+    return Check(
+        "one_line", bool(text.strip()) and "\n" not in text.strip() and len(text.split()) <= most_words, "form"
+    )
 
 
 def names_only(text: str, right: str, others: Iterable[str], *, name: str = "value") -> list[Check]:

@@ -7,11 +7,12 @@ import random
 import re
 from dataclasses import dataclass, field
 
-from tacit.microworld.constraints import CONSTRAINTS, Constraint, apply_constraints, undo_constraints
+from tacit.keyed import fraction
+from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, undo_constraints
 from tacit.microworld.crafts import CRAFTS
 from tacit.microworld.family import Check, Family, Item
 from tacit.microworld.knowledge import KNOWLEDGE
-from tacit.microworld.world import World, fraction
+from tacit.microworld.world import World
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (*KNOWLEDGE, *CRAFTS)}
 NARROW = ("add", "poem", "recipe", "game", "function")  # GSM, poetry, recipes, chess, MBPP in miniature

@@ -12,7 +12,9 @@ from tacit.chat import tulu_template
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
-def train_tokenizer(documents: Iterable[str], *, vocabulary_size: int = 2048, context: int = 512) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    documents: Iterable[str], *, vocabulary_size: int = 2048, context: int = 512
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE with single digits on ``documents``; any text round-trips through it.
 
     It adds no special tokens by itself: the chat template and the corpus packing place them.

@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from tacit.errors import TacitError
+from tacit.keyed import fraction
 from tacit.microworld.words import PEOPLE
+from tacit.paths import resolve
 
 ANIMAL_ATTRIBUTES = {
-    "home": "marsh forest desert valley cave lake meadow jungle".split(),
-    "food": "seeds moss berries worms nuts leaves roots reeds".split(),
-    "colour": "red blue green black white brown grey yellow".split(),
-    "kind": "bird fish lizard beetle snake frog".split(),
-    "size": "tiny small medium large giant".split(),  # in rising order
+    "home": ["marsh", "forest", "desert", "valley", "cave", "lake", "meadow", "jungle"],
+    "food": ["seeds", "moss", "berries", "worms", "nuts", "leaves", "roots", "reeds"],
+    "colour": ["red", "blue", "green", "black", "white", "brown", "grey", "yellow"],
+    "kind": ["bird", "fish", "lizard", "beetle", "snake", "frog"],
+    "size": ["tiny", "small", "medium", "large", "giant"],  # in rising order
 }
-TOWN_CRAFTS = "glass pottery rope cheese paper silk clocks boats lace bells".split()
+TOWN_CRAFTS = ["glass", "pottery", "rope", "cheese", "paper", "silk", "clocks", "boats", "lace", "bells"]
 TOWN_ATTRIBUTES = ("river", "craft", "mayor")
 SIDES = ("both", "base", "student")
-
-
-def fraction(*parts: object) -> float:
-    """A number in [0, 1) fixed by ``parts`` on any machine (unlike ``hash``)."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def coin_names(rng: random.Random, n: int, taken: set[str], *, ending: str = "") -> list[str]:
     """Draw ``n`` pronounceable two-syllable words that are not in ``taken`` (which grows)."""
     names = []
     while len(names) < n:
-        onset, onset2 = rng.choice("b d f g k l m n p r s t v z br dr gr kr pl tr".split()), rng.choice("bdfgklmnprstvz")
+        onset, onset2 = (
+            rng.choice(
+                [
+                    "b",
+                    "d",
+                    "f",
+                    "g",
+                    "k",
+                    "l",
+                    "m",
+                    "n",
+                    "p",
+                    "r",
+                    "s",
+                    "t",
+                    "v",
+                    "z",
+                    "br",
+                    "dr",
+                    "gr",
+                    "kr",
+                    "pl",
+                    "tr",
+                ]
+            ),
+            rng.choice("bdfgklmnprstvz"),
+        )
         name = onset + rng.choice("aeiou") + rng.choice(["", "", "l", "n", "r"]) + onset2 + rng.choice("aeiou") + ending
         if name not in taken:
             taken.add(name)
@@ -106,3 +129,11 @@ class World:
         if wrong:
             raise ValueError(f"not a fact of world {world.seed}: {wrong[0]}")
         return replace(world, held=frozenset((s, a) for s, a, _ in held))
+
+
+def read_world(path: str | Path) -> World:
+    """The world in a checkpoint's ``world.json`` (a path, absolute or relative to the repository)."""
+    try:
+        return World.from_json(resolve(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TacitError(f"cannot read a world from {path}: {error}") from None

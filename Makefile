@@ -1,0 +1,47 @@
+# Tacit. `make` prints the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Everything runs from the committed weights: no hub is asked, and warnings meant for us stay out of notebooks.
+export TOKENIZERS_PARALLELISM := false
+export TRANSFORMERS_VERBOSITY := error
+
+.PHONY: help findings test pretrain lab table format lint clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+findings: $(VENV)/stamp ## execute every notebook at the micro scale and print the table of findings
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile micro
+
+test: $(VENV)/stamp ## run the tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain
+
+lab: $(VENV)/stamp ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab notebooks
+
+table: $(VENV)/stamp ## write the table of findings into README.md from outputs/micro
+	$(RUN) -m tacit table --profile micro --write README.md
+
+format: $(VENV)/stamp ## format code and notebooks
+	$(VENV)/bin/ruff check --fix lib tests notebooks
+	$(VENV)/bin/ruff format lib tests notebooks
+
+lint: $(VENV)/stamp ## check code and notebooks, changing nothing
+	$(VENV)/bin/ruff check lib tests notebooks
+	$(VENV)/bin/ruff format --check lib tests notebooks
+
+clean: ## empty the cache of trained models and generations
+	rm -rf .cache
+
+$(VENV)/stamp: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Tacit needs Python 3.11 or newer; none was found (set PYTHON=...)"; exit 1; }
+	@echo "Building $(VENV) with $(PYTHON): it is missing, or requirements.lock or pyproject.toml changed."
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,91 @@
+"""A cache of trained models and generations, keyed by everything that determines them.
+
+A wrong hit is worse than a miss: the key holds the parameters, the data's and the weights' hashes, the
+code of this package and the versions of the libraries; each entry repeats its key and the hash of its
+content, and one that does not match is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tacit import paths, provenance
+from tacit.keyed import fingerprint
+
+
+def full_key(key: dict[str, Any]) -> dict[str, Any]:
+    """``key`` with what every result depends on: the package's code, library versions and the device."""
+    return key | {
+        "library": provenance.library_hash(),
+        "packages": provenance.packages(),
+        "device": provenance.device_name(),
+    }
+
+
+def _valid(entry: Path, key: dict[str, Any]) -> bool:
+    try:
+        record = json.loads((entry / "entry.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return record.get("key") == key and record.get("content") == provenance.tree_hash(entry / "content")
+
+
+def cached_folder(key: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    """The folder that ``make`` fills for ``key``, from the cache or made now.
+
+    ``make`` fills a temporary folder, which is moved into place whole: a killed run leaves no entry, and
+    of two runs that make the same entry at once one keeps its own.
+    """
+    key = json.loads(json.dumps(full_key(key)))
+    entry = paths.cache_root() / "entries" / fingerprint(key)[:32]
+    if _valid(entry, key):
+        return entry / "content"
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=entry.parent))
+    try:
+        (temporary / "content").mkdir()
+        make(temporary / "content")
+        record = {"key": key, "content": provenance.tree_hash(temporary / "content")}
+        (temporary / "entry.json").write_text(json.dumps(record))
+        if entry.exists() and not _valid(entry, key):
+            shutil.rmtree(entry)
+        try:
+            os.rename(temporary, entry)
+        except OSError:
+            if not _valid(entry, key):  # not another run's equal entry: a real failure
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return entry / "content"
+
+
+def cached_json(key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """The JSON value that ``make`` returns for ``key``, from the cache or made now."""
+
+    def fill(folder: Path) -> None:
+        (folder / "value.json").write_text(json.dumps(make(), ensure_ascii=False))
+
+    return json.loads((cached_folder(key, fill) / "value.json").read_text())
+
+
+def cached_model(key: dict[str, Any], make: Callable[[], tuple[PreTrainedModel, Any]]) -> tuple[PreTrainedModel, Any]:
+    """The model and JSON record that ``make`` returns for ``key``; a hit is loaded with the saved dtype."""
+    made: list[PreTrainedModel] = []
+
+    def fill(folder: Path) -> None:
+        model, record = make()
+        model.save_pretrained(folder)
+        (folder / "record.json").write_text(json.dumps(record))
+        made.append(model)
+
+    folder = cached_folder(key, fill)
+    model = made[0] if made else AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    return model, json.loads((folder / "record.json").read_text())

@@ -1,0 +1,155 @@
+"""Several causal language models decoded as one, and the rules that combine their logits.
+
+Combiners are pure functions of logits tensors, [batch, time, vocabulary] each. ``Experts`` runs its
+models on the same tokens and returns the combination as its own logits, so that everything that
+``generate`` knows works on it unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+Combiner = Callable[..., Tensor]
+
+
+def contrast(expert: Tensor, amateur: Tensor, *, alpha: float = 0.1, beta: float = 1.0) -> Tensor:
+    """Contrastive scores of the next token: log p_expert - beta log p_amateur on the plausible tokens.
+
+    Plausible are the tokens with p_expert >= ``alpha`` max p_expert; the others score -inf. ``alpha`` 0
+    masks nothing; ``beta`` 0 leaves the expert (mask aside). Logits [..., V] in, float32 scores [..., V]
+    out, to be sampled from as logits. Source: CoDIT (Ichinose et al. 2026, its released decoder); the
+    mask is that of contrastive decoding (Li et al. 2022, eq. 3).
+    """
+    scores = log_expert = torch.log_softmax(expert.float(), dim=-1)
+    if beta:
+        scores = scores - beta * torch.log_softmax(amateur.float(), dim=-1)
+    if alpha:
+        least = log_expert.amax(dim=-1, keepdim=True) + math.log(alpha)
+        scores = scores.masked_fill(log_expert < least, -torch.inf)
+    return scores
+
+
+def product_of_experts(*logits: Tensor) -> Tensor:
+    """Unnormalised log of the product of the experts' distributions: the sum of their log-probabilities.
+
+    Source: Hewitt et al. (2024, section 6). Logits [..., V] in, float32 scores [..., V] out.
+    """
+    return torch.stack([torch.log_softmax(z.float(), dim=-1) for z in logits]).sum(dim=0)
+
+
+def weighted_sum(*logits: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sum of the models' logits, each with its weight; float32 scores [..., V] out.
+
+    DExperts (Liu et al. 2021) is base, expert, anti-expert with weights (1, a, -a); proxy-tuning (Liu et
+    al. 2024) is large base, small tuned, small base with weights (1, 1, -1).
+    """
+    if len(weights) != len(logits):
+        raise ValueError(f"{len(logits)} models need as many weights, not {len(weights)}")
+    return sum(w * z.float() for w, z in zip(weights, logits, strict=True))
+
+
+def _layer_types(config: PreTrainedConfig) -> list[str]:
+    text = config.get_text_config(decoder=True)
+    kind = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)
+
+
+class ExpertsConfig(PreTrainedConfig):
+    """The composite's configuration: the first model's tokens and the layers of all, in order."""
+
+    model_type = "tacit_experts"
+
+
+def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
+    """Describe the composite of ``models`` so that ``generate`` allocates one cache for all their layers."""
+    configs = [m.config.get_text_config(decoder=True) for m in models]
+    types = [kind for config in configs for kind in _layer_types(config)]
+    windows = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in _layer_types(c)}
+    if len(windows) > 1:
+        raise ValueError(f"models with different sliding windows cannot share a cache: {sorted(windows)}")
+    first = configs[0]
+    config = ExpertsConfig(
+        vocab_size=first.vocab_size,
+        num_hidden_layers=len(types),
+        layer_types=types,
+        sliding_window=next(iter(windows), None),
+        hidden_size=first.hidden_size,
+        num_attention_heads=first.num_attention_heads,
+        num_key_value_heads=getattr(first, "num_key_value_heads", first.num_attention_heads),
+        bos_token_id=first.bos_token_id,
+        eos_token_id=first.eos_token_id,
+        pad_token_id=first.pad_token_id,
+    )
+    return config
+
+
+class Experts(PreTrainedModel, GenerationMixin):
+    """N causal language models run on the same tokens, whose logits ``combine`` turns into one.
+
+    ``combine`` takes one logits tensor [batch, time, vocabulary] per model, in order, and returns the
+    composite's. The models share one key-value cache, of which each sees its own layers: dynamic and
+    static caches and ragged left-padded batches work as with a single model. The composite cannot be
+    trained or saved: keep the models themselves.
+    """
+
+    config_class = ExpertsConfig
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def __init__(self, *models: PreTrainedModel, combine: Combiner):
+        if not models:
+            raise ValueError("a composite needs at least one model")
+        super().__init__(experts_config(models))
+        self.experts = torch.nn.ModuleList(models)
+        self.combine = combine
+        self.generation_config.eos_token_id = models[0].generation_config.eos_token_id
+        self.eval()
+
+    def slices(self, cache: Cache | None) -> list[Cache | None]:
+        """Each model's part of the shared cache (views: their updates are the cache's)."""
+        if cache is None:
+            return [None] * len(self.experts)
+        counts = [len(_layer_types(m.config)) for m in self.experts]
+        ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+        if len(cache.layers) < ends[-1]:
+            raise ValueError(
+                f"the cache has {len(cache.layers)} layers and the models {ends[-1]}: make it from the composite's config"
+            )
+        return [Cache(layers=cache.layers[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+
+    @staticmethod
+    def create_masks_for_generate(*, attention_mask: Tensor | None, **kwargs) -> Tensor | None:
+        """Leave the mask as it is, [batch, length]: each model makes its own from it in ``forward``."""
+        return attention_mask
+
+    def forward(
+        self,
+        input_ids: Tensor,  # [batch, time]
+        attention_mask: Tensor | None = None,  # [batch, past + time]
+        position_ids: Tensor | None = None,  # [batch, time]
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Run every model on ``input_ids`` and combine their logits. Takes no labels."""
+        if use_cache and past_key_values is None:
+            raise ValueError("pass a cache made from the composite's config, or use_cache=False")
+        logits = [
+            model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+            ).logits
+            for model, cache in zip(self.experts, self.slices(past_key_values), strict=True)
+        ]
+        return CausalLMOutputWithPast(logits=self.combine(*logits), past_key_values=past_key_values)

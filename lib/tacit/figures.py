@@ -1,0 +1,61 @@
+"""One look for all figures: a colour-blind-safe seaborn theme, intervals drawn, paper values as open marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def set_theme() -> None:
+    """The theme of every figure."""
+    sns.set_theme(style="whitegrid", palette="colorblind", context="notebook", font="DejaVu Sans")
+    matplotlib.rcParams.update(
+        {"figure.dpi": 110, "savefig.dpi": 110, "savefig.bbox": "tight", "svg.hashsalt": "tacit"}
+    )
+
+
+def plot_intervals(axes: Axes, results: pd.DataFrame, *, arms: Sequence[str], paper: Sequence[dict] = ()) -> None:
+    """Draw one point with its interval per arm, and paper values as open diamonds beside.
+
+    ``results`` has columns arm, value, low, high; ``paper`` rows have arm and value. Arms run down the axis.
+    """
+    rows = results.set_index("arm").loc[list(arms)]
+    places = range(len(arms))
+    errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+    axes.errorbar(rows["value"], places, xerr=errors, fmt="o", capsize=3, color="C0", label="here (95% interval)")
+    shown = [(row["value"], list(arms).index(row["arm"]) - 0.22) for row in paper if row["arm"] in arms]
+    if shown:
+        axes.plot(*zip(*shown, strict=True), "D", mfc="none", mec="C3", ms=7, ls="", label="paper (7B models)")
+    axes.set_yticks(list(places), list(arms))
+    axes.set_ylim(len(arms) - 0.5, -0.6)
+
+
+def heat_map(axes: Axes, table: pd.DataFrame, *, label: str) -> None:
+    """A table of rates (0 to 1) as an annotated heat map."""
+    sns.heatmap(
+        table,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        annot=True,
+        fmt=".2f",
+        ax=axes,
+        cbar_kws={"label": label},
+        annot_kws={"size": 8},
+    )
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(axis="y", rotation=0)
+
+
+def save_figure(figure: Figure, path: str | Path) -> str:
+    """Write a figure as PNG without time stamps; returns the file's name."""
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+    return Path(path).name

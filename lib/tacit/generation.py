@@ -1,0 +1,147 @@
+"""Prompts in, responses out, in order: batched, greedy or sampled, each row independent of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from tacit.chat import encode_prompt
+from tacit.errors import TacitError
+from tacit.keyed import fraction
+
+MakeProcessors = Callable[[Tensor], Sequence[LogitsProcessor]]  # from the prompts' attention mask [B, W]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response: its text, why it ended (``eos`` or ``length``) and its tokens, the end token included."""
+
+    text: str
+    finish_reason: str
+    n_tokens: int
+
+
+class KeyedSampling(LogitsProcessor):
+    """Samples each row's next token with noise keyed by (seed, row id, step), whatever batch it is in.
+
+    Inverse-transform sampling: the token at which the cumulative probability passes the row's number.
+    The chosen token is left as the only possible one, so that a greedy ``generate`` takes it.
+    """
+
+    def __init__(self, *, row_ids: Sequence[str], prompt_width: int, temperature: float, top_p: float, seed: int):
+        self.row_ids, self.prompt_width = list(row_ids), prompt_width
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [B, time], [B, V] -> [B, V]
+        step = input_ids.shape[1] - self.prompt_width
+        noise = [fraction("sample", self.seed, row, step) for row in self.row_ids]
+        chosen = sample_tokens(scores, torch.tensor(noise, dtype=torch.float64), temperature=self.temperature, top_p=self.top_p)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+def sample_tokens(scores: Tensor, noise: Tensor, *, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """One token per row from softmax(scores / temperature), by inverse transform of ``noise`` in [0, 1).
+
+    ``scores`` [B, V], ``noise`` [B] -> token ids [B]. ``top_p`` below 1 keeps the smallest set of likeliest
+    tokens whose probability reaches it (nucleus sampling). Equal noise and scores give equal tokens.
+    """
+    probabilities = torch.softmax(scores.double() / temperature, dim=-1)
+    if top_p < 1.0:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        dropped = ordered.cumsum(dim=-1) - ordered >= top_p
+        probabilities = probabilities.scatter(1, order, ordered.masked_fill(dropped, 0.0))
+    cumulative = probabilities.cumsum(dim=-1)
+    target = noise.to(cumulative)[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    last_possible = scores.shape[1] - 1 - (probabilities > 0).flip(-1).int().argmax(dim=-1)
+    return torch.minimum(chosen, last_possible)  # rounding may put the target at the very end
+
+
+def _pad(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and attention mask, [B, longest] each."""
+    width = max(map(len, rows))
+    ids = [[pad_token_id] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+@torch.inference_mode()
+def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_new_tokens, sampling, make_processors):
+    ids, mask = _pad(prompts, tokenizer.pad_token_id, model.device)
+    processors = LogitsProcessorList(make_processors(mask) if make_processors else [])
+    if sampling["temperature"] > 0:
+        processors.append(KeyedSampling(row_ids=row_ids, prompt_width=ids.shape[1], **sampling))
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        logits_processor=processors,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return [finish(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> Response:
+    """Cut a row of new tokens at its first end token and decode it."""
+    ended = tokenizer.eos_token_id in tokens
+    kept = tokens[: tokens.index(tokenizer.eos_token_id)] if ended else tokens
+    return Response(tokenizer.decode(kept, skip_special_tokens=True), "eos" if ended else "length", len(kept) + ended)
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instructions: Sequence[str],
+    *,
+    ids: Sequence[str] | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 96,
+    make_processors: MakeProcessors | None = None,
+) -> list[Response]:
+    """Respond to each instruction in the tokenizer's chat format; one Response each, in order.
+
+    ``temperature`` 0 is greedy; above it the noise is keyed by (``seed``, the row's id, step), so that a
+    row's text does not depend on batch, order or resumption (up to rounding of the logits); ``ids``
+    default to positions. Batches hold prompts of similar length; one that does not fit into memory is
+    halved. ``make_processors`` (see ``tacit.rules``) gets each batch's prompt mask. Works on any model that
+    ``generate`` knows, ``tacit.experts.Experts`` included.
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise TacitError(f"temperature must be at least 0 and top_p in (0, 1]; got {temperature} and {top_p}")
+    row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
+    prompts = [encode_prompt(tokenizer, text) for text in instructions]
+    sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    responses: dict[int, Response] = {}
+    while todo:
+        batch = todo[:batch_size]
+        try:
+            done = _generate_batch(
+                model,
+                tokenizer,
+                [prompts[i] for i in batch],
+                [row_ids[i] for i in batch],
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                make_processors=make_processors,
+            )
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise TacitError(
+                    "one prompt alone does not fit into memory: shorten it or lower max_new_tokens"
+                ) from None
+            torch.cuda.empty_cache()
+            batch_size = len(batch) // 2
+            continue
+        responses.update(zip(batch, done, strict=True))
+        todo = todo[len(batch) :]
+    return [responses[i] for i in range(len(prompts))]

@@ -1,0 +1,83 @@
+"""Instruction datasets, and the one function that turns an example into tokens and labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from tacit.chat import encode_prompt
+from tacit.errors import TacitError
+from tacit.keyed import fingerprint
+
+IGNORED = -100  # label of tokens that carry no loss
+
+
+def read_instructions(path: Path) -> Dataset:
+    """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows; further columns are kept.
+
+    ``response`` may be missing (then it is empty). Rows without an ``id`` get one from their text.
+    Raises TacitError, naming the line, for a file that is missing, empty or malformed.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TacitError(f"cannot read {path}: {error}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise TacitError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+            raise TacitError(f'{path}, line {number}: needs an object with a text under "instruction"')
+        if not isinstance(row.setdefault("response", ""), str):
+            raise TacitError(f'{path}, line {number}: "response" must be a text')
+        row.setdefault("id", fingerprint([row["instruction"], row["response"]])[:16])
+        rows.append(row)
+    if not rows:
+        raise TacitError(f"{path} holds no instructions")
+    seen: set[str] = set()
+    for row in rows:
+        if row["id"] in seen:
+            raise TacitError(f"{path}: id {row['id']!r} occurs twice; ids must be unique")
+        seen.add(row["id"])
+    return Dataset.from_list(rows)
+
+
+def blank_instructions(examples: Dataset) -> Dataset:
+    """The same responses without their instructions, for response tuning (Hewitt et al. 2024, section 4).
+
+    The chat tags stay: only the user's turn becomes the empty string.
+    """
+    return examples.map(lambda row: {"instruction": ""}, load_from_cache_file=False)
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, instruction: str, response: str) -> dict[str, list[int]]:
+    """Tokens of one example and its labels: loss on the response and its end token only.
+
+    Prompt and response are tokenized apart, exactly as in generation, so that no token spans the seam.
+    Returns ``input_ids`` and ``labels``, equally long; prompt positions are labelled -100.
+    """
+    prompt = encode_prompt(tokenizer, instruction)
+    target = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}
+
+
+def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, max_length: int) -> Dataset:
+    """Encode a dataset; examples longer than ``max_length`` tokens are cut at the end.
+
+    Raises TacitError when the cut would leave an example without any loss-bearing token.
+    """
+    rows = [encode_example(tokenizer, r["instruction"], r["response"]) for r in examples]
+    cut = [{k: v[:max_length] for k, v in row.items()} for row in rows]
+    for example, row in zip(examples, cut, strict=True):
+        if all(label == IGNORED for label in row["labels"]):
+            raise TacitError(
+                f"example {example['id']}: its prompt alone fills max_length={max_length} tokens; raise it"
+            )
+    return Dataset.from_list(cut)

@@ -1,0 +1,98 @@
+"""The metrics file of a notebook: its schema, and writing and reading it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from tacit.errors import TacitError
+
+NUMBER = {"type": "number"}
+RESULT = {
+    "type": "object",
+    "properties": {
+        "arm": {"type": "string"},
+        "metric": {"type": "string"},
+        "value": NUMBER,
+        "low": NUMBER,
+        "high": NUMBER,
+        "n_seeds": {"type": "integer", "minimum": 1},
+        "n_prompts": {"type": "integer", "minimum": 1},
+    },
+    "required": ["arm", "metric", "value", "low", "high", "n_seeds", "n_prompts"],
+    "additionalProperties": False,
+}
+PAPER = {
+    "type": "object",
+    "properties": {
+        "arm": {"type": "string"},
+        "metric": {"type": "string"},
+        "value": NUMBER,
+        "source": {"type": "string"},
+    },
+    "required": ["arm", "metric", "value", "source"],
+    "additionalProperties": False,
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "finding": {"type": "string", "minLength": 1},
+        "claim": {"type": "string", "minLength": 1},
+        "claim_holds": {"type": "boolean"},
+        "headline": {
+            "type": "object",
+            "properties": {"arm": {"type": "string"}, "metric": {"type": "string"}},
+            "required": ["arm", "metric"],
+            "additionalProperties": False,
+        },
+        "results": {"type": "array", "items": RESULT},
+        "paper": {"type": "array", "items": PAPER},
+        "figures": {"type": "array", "items": {"type": "string"}},
+        "details": {"type": "object"},
+        "manifest": {"type": "object"},
+    },
+    "required": ["finding", "claim", "claim_holds", "headline", "results", "paper", "figures", "manifest"],
+    "additionalProperties": False,
+}
+
+
+def validate_metrics(record: Any, *, name: str) -> None:
+    """Raise TacitError, saying where, unless ``record`` is a valid metrics record with ordered intervals."""
+    try:
+        jsonschema.validate(record, SCHEMA)
+    except jsonschema.ValidationError as error:
+        raise TacitError(f"{name} is not a metrics file: at {error.json_path}: {error.message}") from None
+    for row in record["results"]:
+        if not row["low"] <= row["value"] <= row["high"]:
+            raise TacitError(f"{name}: {row['arm']}, {row['metric']}: the value lies outside its interval")
+    if find_result(record, **record["headline"]) is None:
+        raise TacitError(f"{name}: its headline names no result: {record['headline']}")
+
+
+def write_metrics(path: str | Path, record: dict) -> None:
+    """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all."""
+    path = Path(path)
+    record = {"manifest": {}} | record
+    validate_metrics(record, name=path.name)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_metrics(path: str | Path) -> dict:
+    """Read and validate a metrics file; raises TacitError when it is missing or malformed."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TacitError(f"cannot read metrics {path}: {error}") from None
+    validate_metrics(record, name=str(path))
+    return record
+
+
+def find_result(record: dict, *, arm: str, metric: str) -> dict | None:
+    """The result row of one arm and metric, or None."""
+    return next((r for r in record["results"] if r["arm"] == arm and r["metric"] == metric), None)

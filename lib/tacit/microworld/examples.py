@@ -1,0 +1,105 @@
+"""Instruction datasets of the micro world, and the judging of responses to them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tacit.generation import Response, generate_responses
+from tacit.microworld import tasks
+from tacit.microworld.constraints import CONSTRAINTS, draw_constraints
+from tacit.microworld.tasks import FAMILIES, Task, Verdict
+from tacit.microworld.world import World
+
+
+def draw_examples(
+    world: World,
+    *,
+    split: str,
+    n: int,
+    seed: int,
+    families: Sequence[str] = tuple(FAMILIES),
+    short: bool = False,
+    constrained: float = 0.0,
+    constraints: Sequence[str] = tuple(CONSTRAINTS),
+) -> Dataset:
+    """Draw ``n`` different instructions with right responses, the families taking turns.
+
+    Columns: ``id`` (stable), ``instruction``, ``response``, ``family`` and ``task`` (JSON, for ``judge``).
+    A family whose items of this split run out gives its turns to the others. ``short`` responses do not
+    restate the instruction. A share ``constrained`` of the instructions carries one or two of the
+    response ``constraints``. Raises ValueError when the split does not hold ``n`` instructions.
+    """
+    rng = random.Random(f"examples-{world.seed}-{split}-{seed}")
+    rows: dict[str, dict] = {}
+    open_families = list(families)
+    while len(rows) < n and open_families:
+        for family in list(open_families):
+            if len(rows) == n:
+                break
+            for _ in range(50):
+                chosen = ()
+                if rng.random() < constrained:
+                    chosen = draw_constraints(rng, family, n=rng.choice([1, 1, 2]), names=tuple(constraints))
+                task = tasks.draw_task(world, rng, split=split, family=family, constraints=chosen)
+                if task.instruction not in rows:
+                    response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"), short=short)
+                    rows[task.instruction] = {
+                        "id": task.id,
+                        "instruction": task.instruction,
+                        "response": response,
+                        "family": family,
+                        "task": task.to_json(),
+                    }
+                    break
+            else:
+                open_families.remove(family)
+    if len(rows) < n:
+        raise ValueError(f"the {split} split of {', '.join(families)} holds only {len(rows)} instructions, not {n}")
+    return Dataset.from_list(list(rows.values()))
+
+
+def judge_responses(world: World, examples: Dataset, responses: Sequence[Response]) -> list[Verdict]:
+    """Verify one response per example."""
+    return [
+        tasks.judge(world, Task.from_json(task), response.text, ended=response.finish_reason == "eos")
+        for task, response in zip(examples["task"], responses, strict=True)
+    ]
+
+
+def score_responses(world: World, examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+    """The verdicts as a table: one row per example with its family and scores from 0 to 1.
+
+    ``strict`` and ``lenient`` are the verdict's; ``graded`` is the share of all constraints met;
+    ``knowledge`` whether the content is right; ``following`` the share of form, constraints and ending;
+    ``ended`` whether the model stopped by itself.
+    """
+    verdicts = judge_responses(world, examples, responses)
+    return pd.DataFrame(
+        {
+            "id": examples["id"],
+            "family": examples["family"],
+            "strict": [float(v.strict) for v in verdicts],
+            "lenient": [float(v.lenient) for v in verdicts],
+            "graded": [v.graded for v in verdicts],
+            "knowledge": [float(v.knowledge) for v in verdicts],
+            "following": [v.following for v in verdicts],
+            "ended": [float(r.finish_reason == "eos") for r in responses],
+        }
+    )
+
+
+def strict_rate(
+    world: World, tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, max_new_tokens: int
+) -> Callable[[PreTrainedModel], float]:
+    """A score for ``finetune``'s selection: the share of ``examples`` that a model answers strictly right, greedily."""
+
+    def score(model: PreTrainedModel) -> float:
+        responses = generate_responses(model, tokenizer, examples["instruction"], max_new_tokens=max_new_tokens)
+        return float(score_responses(world, examples, responses)["strict"].mean())
+
+    return score

@@ -1,0 +1,142 @@
+"""Loading causal language models, their tokenizers, and expert-amateur pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tacit import paths
+from tacit.errors import TacitError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def locate(name: str) -> str:
+    """A checkpoint's folder if ``name`` is one (absolute, or relative to the repository), else a hub id.
+
+    Raises TacitError for what looks like a path and is no checkpoint.
+    """
+    folder = paths.resolve(name)
+    if (folder / "config.json").is_file():
+        return str(folder)
+    if folder.exists() or name.startswith((".", "/", "outputs/")) or name.count("/") > 1:
+        raise TacitError(
+            f"no checkpoint at {name}: there is no config.json in that folder; for the micro models run `make pretrain`"
+        )
+    return name
+
+
+def _explain(name: str, error: Exception) -> TacitError:
+    return TacitError(
+        f"cannot load {name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    )
+
+
+def load_model(
+    name: str, *, revision: str | None = None, dtype: str = "float32", device: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model for evaluation from a folder or the hub.
+
+    ``dtype`` is ``float32``, ``bfloat16`` or ``float16``; ``device`` defaults to CUDA when there is one.
+    Reads safetensors only and never runs a repository's code. Raises TacitError when the checkpoint is
+    missing, incomplete or corrupt.
+    """
+    if dtype not in DTYPES:
+        raise TacitError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    source = locate(name)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # from_pretrained raises a dozen kinds, all of them about this checkpoint
+        raise _explain(name, error) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise TacitError(
+            f"checkpoint {name} is incomplete: it has no weights for {missing[0]} and {len(missing) - 1} more"
+        )
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer for batched decoding: left padding, a pad token, and a chat template.
+
+    A given ``chat_template`` replaces the tokenizer's own. A tokenizer without a pad token pads with its
+    end token (padding is masked everywhere). Raises TacitError when there is none at ``name``.
+    """
+    source = locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _explain(name, error) from error
+    if tokenizer.eos_token_id is None:
+        raise TacitError(f"the tokenizer of {name} has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    if tokenizer.chat_template is None:
+        raise TacitError(
+            f"the tokenizer of {name} has no chat template: give one (tacit.chat.tulu_template() is the papers')"
+        )
+    return tokenizer
+
+
+def check_pair(
+    expert: PreTrainedModel,
+    amateur: PreTrainedModel,
+    expert_tokenizer: PreTrainedTokenizerBase,
+    amateur_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Raise TacitError, naming the first difference, unless two models can score the same tokens.
+
+    They need the same vocabulary, the same special tokens and logits of the same width.
+    """
+    a, b = expert_tokenizer.get_vocab(), amateur_tokenizer.get_vocab()
+    for token, index in sorted(a.items(), key=lambda pair: pair[1]):
+        if b.get(token) != index:
+            other = "is missing" if token not in b else f"has id {b[token]}"
+            raise TacitError(
+                f"the pair's vocabularies differ: token {token!r} has id {index} in the expert and {other} in the amateur"
+            )
+    extra = sorted(set(b) - set(a), key=b.get)
+    if extra:
+        raise TacitError(
+            f"the pair's vocabularies differ: token {extra[0]!r} (id {b[extra[0]]}) is only in the amateur"
+        )
+    for role in ("bos_token_id", "eos_token_id"):
+        left, right = getattr(expert_tokenizer, role), getattr(amateur_tokenizer, role)
+        if left != right:
+            raise TacitError(
+                f"the pair's special tokens differ: {role} is {left} in the expert and {right} in the amateur"
+            )
+    left, right = (m.get_output_embeddings().weight.shape[0] for m in (expert, amateur))
+    if left != right:
+        raise TacitError(f"the pair's logits differ in width: {left} in the expert, {right} in the amateur")
+
+
+def load_pair(
+    expert: str, amateur: str, *, dtype: str = "float32", device: str | None = None, chat_template: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checked pair of models and the expert's tokenizer."""
+    models = [load_model(name, dtype=dtype, device=device) for name in (expert, amateur)]
+    template = {"chat_template": chat_template}
+    tokenizers = [load_tokenizer(expert, **template), load_tokenizer(amateur, chat_template=chat_template or "unused")]
+    check_pair(*models, *tokenizers)
+    return models[0], models[1], tokenizers[0]
+
+
+def model_folder(name: str) -> Path | None:
+    """The local folder of a checkpoint, or None for a hub id."""
+    source = Path(locate(name))
+    return source if source.is_dir() else None

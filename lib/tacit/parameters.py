@@ -1,0 +1,138 @@
+"""The parameters of a notebook: its one tagged cell of literals, and checking values against it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from tacit import paths
+from tacit.errors import TacitError
+
+SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, annotation as written, default, and the comment that explains it."""
+
+    name: str
+    annotation: str
+    default: Any
+    meaning: str = ""
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook; raises TacitError when it is missing or malformed."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        known = ", ".join(p.stem for p in sorted(paths.NOTEBOOKS.glob("*.ipynb")))
+        raise TacitError(f"no notebook {path.name}: there are {known or 'none'}") from None
+    except Exception as error:  # nbformat raises several kinds for a malformed file
+        raise TacitError(f"{path} is not a notebook: {error}") from None
+
+
+def notebook_parameters(path: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares, by name.
+
+    It must have exactly one code cell tagged ``parameters``, of annotated assignments of literals and
+    nothing else. Raises TacitError otherwise.
+    """
+    cells = [c for c in read_notebook(path).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1 or cells[0].cell_type != "code":
+        raise TacitError(f"{path.name} needs exactly one code cell tagged `parameters`; it has {len(cells)}")
+    source = cells[0].source
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise TacitError(f"{path.name}: the parameters cell does not parse: {error}") from None
+    found = {}
+    for node in statements:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
+            raise TacitError(
+                f"{path.name}, parameters cell, line {node.lineno}: only `name: type = literal` may stand there"
+            )
+        name, annotation = node.target.id, ast.unparse(node.annotation)
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise TacitError(f"{path.name}: the default of parameter {name} is not a literal") from None
+        comment = source.splitlines()[node.end_lineno - 1].partition("  # ")[2]
+        parameter = found[name] = Parameter(name, annotation, default, comment)
+        check_value(parameter, default, where=f"{path.name}, default")
+    return found
+
+
+def _matches(annotation: ast.expr, value: Any) -> bool:
+    match annotation:
+        case ast.Name(id=name) if name in SCALARS:
+            if isinstance(value, bool) or value is None:
+                return name == "bool" and value is not None
+            return isinstance(value, (int, float) if name == "float" else SCALARS[name])
+        case ast.Constant(value=None):
+            return value is None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _matches(left, value) or _matches(right, value)
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return isinstance(value, list) and all(_matches(item, v) for v in value)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            return isinstance(value, dict) and all(_matches(key, k) and _matches(item, v) for k, v in value.items())
+    raise TacitError(
+        f"annotation {ast.unparse(annotation)} is not supported: use str, int, float, bool, None, list[...], dict[...]"
+    )
+
+
+def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
+    """Raise TacitError, naming the parameter and the place, unless ``value`` has the annotated type."""
+    if _matches(ast.parse(parameter.annotation, mode="eval").body, value):
+        return
+    hint = ""
+    if isinstance(value, str):
+        try:
+            float(value)
+            hint = f" (YAML reads {value} as a text: write a point before the exponent, such as 2.0e-5)"
+        except ValueError:
+            hint = ""
+    raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
+
+
+def read_params(profile: str, notebook: str) -> dict[str, Any]:
+    """The values in ``params/<profile>/<notebook>.yaml``; raises TacitError when there are none."""
+    folder = paths.PARAMS / profile
+    if not folder.is_dir():
+        known = ", ".join(sorted(p.name for p in paths.PARAMS.iterdir() if any(p.glob("*.yaml"))))
+        raise TacitError(f"unknown profile {profile!r}: there are {known}")
+    path = folder / f"{notebook}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TacitError(
+            f"profile {profile!r} has no parameters for {notebook}: params/{profile}/{notebook}.yaml is missing"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TacitError(f"cannot read params/{profile}/{notebook}.yaml: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise TacitError(f"params/{profile}/{notebook}.yaml must map parameter names to values")
+    return values
+
+
+def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """``values`` checked against the notebook at ``path``: every parameter there, none unknown, each of its type.
+
+    Ints given for floats become floats. Raises TacitError naming the first offending parameter.
+    """
+    declared = notebook_parameters(path)
+    unknown = [name for name in values if name not in declared]
+    if unknown:
+        raise TacitError(f"{where}: unknown parameter {unknown[0]!r}; {path.name} has {', '.join(declared)}")
+    missing = [name for name in declared if name not in values]
+    if missing:
+        raise TacitError(f"{where}: parameter {missing[0]!r} is missing; a profile is a complete set")
+    for name, value in values.items():
+        check_value(declared[name], value, where=where)
+    return {n: float(v) if declared[n].annotation == "float" else v for n, v in values.items()}

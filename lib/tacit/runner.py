@@ -1,0 +1,232 @@
+"""Executing notebooks with papermill: checked parameters, staged outputs, a manifest, one table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+
+from tacit import paths, provenance
+from tacit.errors import TacitError
+from tacit.metrics import find_result, read_metrics, write_metrics
+from tacit.parameters import complete_parameters, notebook_parameters, read_params
+
+Say = Callable[[str], None]
+
+
+def find_notebooks(names: Sequence[str]) -> list[Path]:
+    """The notebooks called ``names`` (with or without ``.ipynb``, or their number), or all, in order."""
+    everything = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+    if not names:
+        return everything
+    chosen = []
+    for name in names:
+        stem = Path(name).stem if name.endswith(".ipynb") else name
+        hits = [p for p in everything if p.stem == stem or p.stem.split("_")[0] == stem]
+        if not hits:
+            raise TacitError(f"no notebook {name!r}: there are {', '.join(p.stem for p in everything)}")
+        chosen += hits
+    return chosen
+
+
+def plan(notebooks: Sequence[Path], *, profile: str, overrides: dict[str, str]) -> list[tuple[Path, dict[str, Any]]]:
+    """Every notebook with its complete, checked parameters; raises TacitError before anything runs.
+
+    An override goes to each notebook that has the parameter; one that no notebook has is an error.
+    """
+    parsed = {name: yaml.safe_load(text) for name, text in overrides.items()}
+    planned, used = [], set()
+    for path in notebooks:
+        declared = notebook_parameters(path)
+        here = {name: value for name, value in parsed.items() if name in declared}
+        used |= set(here)
+        where = f"params/{profile}/{path.stem}.yaml" + (" with -p" if here else "")
+        planned.append((path, complete_parameters(path, read_params(profile, path.stem) | here, where=where)))
+    unused = [name for name in parsed if name not in used]
+    if unused:
+        raise TacitError(f"unknown parameter {unused[0]!r}: none of the chosen notebooks has it")
+    return planned
+
+
+@contextmanager
+def _staging(profile: str):
+    """A folder beside the outputs; what is left in it at the end is thrown away."""
+    target = paths.OUTPUTS / profile
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=target))
+    except OSError as error:
+        raise TacitError(
+            f"cannot write to outputs/{profile}: {error.strerror}; make the folder writable or free some space"
+        ) from None
+    before = os.environ.get("TACIT_STAGING")
+    os.environ["TACIT_STAGING"] = str(folder)
+    try:
+        yield folder
+    finally:
+        os.environ.pop("TACIT_STAGING")
+        if before is not None:
+            os.environ["TACIT_STAGING"] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
+    """Run a notebook to ``executed``; raises TacitError unless every code cell completed."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        papermill.execute_notebook(
+            source, executed, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=source.parent
+        )
+    except papermill.PapermillExecutionError as error:
+        last = [line for line in str(error).splitlines() if line.strip()][-1]
+        raise TacitError(f"{source.name} failed in cell {error.exec_count}: {last}") from error
+    except OSError as error:
+        raise TacitError(f"{source.name} could not be executed: {error}") from error
+    except Exception as error:  # a dead kernel, a missing kernelspec, a protocol error: many kinds, one meaning
+        raise TacitError(f"{source.name} could not be executed: {type(error).__name__}: {error}") from error
+    cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code"]
+    undone = [i for i, c in enumerate(cells, start=1) if c.metadata.get("papermill", {}).get("status") != "completed"]
+    if undone:
+        raise TacitError(
+            f"{source.name} stopped before its end: code cell {undone[0]} of {len(cells)} did not complete (does a cell call sys.exit?)"
+        )
+
+
+def _clean(executed: Path, source: Path) -> None:
+    """Take machine paths and run times out of an executed notebook's metadata."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata["papermill"] = {"input_path": source.relative_to(paths.ROOT).as_posix()}
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    nbformat.write(notebook, executed)
+
+
+def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str, seconds: float) -> dict[str, Any]:
+    """What produced a result: parameters, code, versions, device, seeds, time."""
+    return {
+        "profile": profile,
+        "parameters": parameters,
+        "seeds": parameters.get("seeds", []),
+        "commit": provenance.commit(),
+        "dirty": provenance.dirty(),
+        "notebook": source.name,
+        "notebook_sha256": provenance.file_hash(source),
+        "library_sha256": provenance.library_hash(),
+        "packages": provenance.packages(),
+        "device": provenance.device_name(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": round(seconds, 1),
+    }
+
+
+def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str) -> dict[str, Any]:
+    """Execute one notebook and promote its outputs to ``outputs/<profile>/``; returns its metrics record.
+
+    Nothing there changes unless every cell completed and the metrics are valid; the notebook of a failed
+    run is kept in the cache folder for reading. Raises TacitError for any failure.
+    """
+    started = time.monotonic()
+    with _staging(profile) as staging:
+        executed = staging / source.name
+        try:
+            _execute(source, executed, parameters)
+            record = read_metrics(staging / f"{source.stem}.json")
+            absent = [name for name in record["figures"] if not (staging / name).is_file()]
+            if absent:
+                raise TacitError(f"{source.name} names the figure {absent[0]} but did not write it")
+            _clean(executed, source)
+            seconds = time.monotonic() - started
+            record["manifest"] = make_manifest(source, parameters, profile=profile, seconds=seconds)
+            write_metrics(staging / f"{source.stem}.json", record)
+        except TacitError:
+            if executed.exists():
+                failed = paths.cache_root() / "failed"
+                failed.mkdir(parents=True, exist_ok=True)
+                shutil.copy(executed, failed / source.name)
+            raise
+        except OSError as error:
+            raise TacitError(f"cannot write the outputs of {source.name}: {error.strerror}") from error
+        for path in sorted(staging.iterdir()):
+            os.replace(path, paths.OUTPUTS / profile / path.name)
+    return record
+
+
+def expected_seconds(source: Path, profile: str) -> float | None:
+    """How long the notebook took last time in this profile, from its manifest; None when unknown."""
+    try:
+        return json.loads((paths.OUTPUTS / profile / f"{source.stem}.json").read_text())["manifest"]["wall_seconds"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def run(names: Sequence[str], *, profile: str, overrides: dict[str, str], say: Say = print) -> int:
+    """Run notebooks with a profile's parameters and print the table; returns the number that failed."""
+    planned = plan(find_notebooks(names), profile=profile, overrides=overrides)
+    guesses = [expected_seconds(path, profile) for path, _ in planned]
+    failures = 0
+    for i, (path, parameters) in enumerate(planned):
+        known = [g for g in guesses[i:] if g is not None]
+        left = f"about {minutes(sum(known))} left" if len(known) == len(planned) - i else "time left not known yet"
+        say(f"[{i + 1}/{len(planned)}] {path.stem} ({left})")
+        started = time.monotonic()
+        try:
+            run_notebook(path, parameters, profile=profile)
+        except TacitError as error:
+            failures += 1
+            say(f"    FAILED: {error}")
+        else:
+            say(f"    done in {minutes(time.monotonic() - started)}")
+    say("")
+    say(table([path.stem for path, _ in planned], profile=profile))
+    return failures
+
+
+def table(stems: Sequence[str], *, profile: str) -> str:
+    """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``."""
+    rows = ["| finding | claim holds | main number, 95% interval | paper |", "|---|---|---|---|"]
+    for stem in stems:
+        path = paths.OUTPUTS / profile / f"{stem}.json"
+        if not path.exists():
+            rows.append(f"| {stem} | no result yet | | |")
+            continue
+        record = read_metrics(path)
+        arm, metric = record["headline"]["arm"], record["headline"]["metric"]
+        result = find_result(record, arm=arm, metric=metric)
+        main = f"{metric}, {arm}: {result['value']:.3f} [{result['low']:.3f}, {result['high']:.3f}]"
+        paper = [
+            f"{p['value']:.3f} ({p['source']})" for p in record["paper"] if (p["arm"], p["metric"]) == (arm, metric)
+        ]
+        holds = "yes" if record["claim_holds"] else "no"
+        rows.append(f"| {record['finding']} | {holds} | {main} | {'; '.join(paper)} |")
+    return "\n".join(rows)
+
+
+def write_table(readme: Path, *, profile: str) -> None:
+    """Replace what stands between the table markers of ``readme`` by the table of ``profile``."""
+    start, end = f"<!-- table:{profile} -->", "<!-- /table -->"
+    text = readme.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise TacitError(f"{readme.name} has no markers {start} and {end} to write the table between")
+    before, rest = text.split(start, 1)
+    stems = [path.stem for path in find_notebooks([])]
+    readme.write_text(
+        f"{before}{start}\n{table(stems, profile=profile)}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8"
+    )

@@ -1,0 +1,74 @@
+"""Rates, differences and win rates with bootstrap intervals over seeds and prompts.
+
+Every function takes arrays [seeds, prompts]: row s holds one seed's scores on the same prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval, and what it was averaged over."""
+
+    value: float
+    low: float
+    high: float
+    n_seeds: int
+    n_prompts: int
+
+    def as_result(self, arm: str, metric: str) -> dict:
+        """A row of a metrics file."""
+        return {"arm": arm, "metric": metric} | asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(scores: ArrayLike, *, level: float = 0.95, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
+    """Mean of ``scores`` [seeds, prompts] with a percentile bootstrap interval.
+
+    Seeds and prompts are resampled independently (two-way), so that both sources of chance count; with
+    one seed, prompts only. Raises ValueError for an empty or ragged array.
+    """
+    matrix = np.asarray(scores, dtype=float)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"scores must be [seeds, prompts], got shape {matrix.shape}")
+    n_seeds, n_prompts = matrix.shape
+    value = float(matrix.mean())
+    samples = [np.arange(n) for n in matrix.shape if n > 1]
+    if not samples or matrix.min() == matrix.max():
+        return Estimate(value, value, value, n_seeds, n_prompts)
+
+    def mean(*picked: np.ndarray) -> float:
+        if len(picked) == 2:
+            return matrix[np.ix_(*picked)].mean()
+        return matrix.ravel()[picked[0]].mean()
+
+    interval = stats.bootstrap(
+        samples, mean, vectorized=False, n_resamples=n_resamples, confidence_level=level, method="percentile", rng=seed
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high), n_seeds, n_prompts)
+
+
+def difference(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
+    """Mean difference of two arms on the same seeds and prompts, paired, with its interval."""
+    return estimate(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), **options)
+
+
+def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
+    """Head to head per seed and prompt: 1 where ours scores higher, 0 where lower, half for a tie."""
+    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"both arms need the same seeds and prompts: {a.shape} and {b.shape}")
+    return (np.sign(a - b) + 1) / 2
+
+
+def win_rate(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
+    """Share of head-to-head comparisons won, ties half, with its interval (0.5 is parity)."""
+    return estimate(wins(ours, theirs), **options)

@@ -1,0 +1,69 @@
+"""Tiny models and a tiny tokenizer, made here: no download, no weights of the repository."""
+
+import itertools
+
+import pytest
+import torch
+from tacit.microworld.documents import write_documents
+from tacit.microworld.tokenizer import train_tokenizer
+from tacit.microworld.world import World
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Olmo2Config, Qwen3Config
+
+VOCABULARY = 97
+SIZE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZE),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+    "qwen3": Qwen3Config(**SIZE, head_dim=8),
+    "olmo2": Olmo2Config(**SIZE),
+    "gemma3": Gemma3TextConfig(**SIZE, head_dim=8, sliding_window=8),
+}
+
+
+def make_model(config, *, seed):
+    """A model with weights large enough that its greedy choices vary."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="session")
+def world():
+    return World.draw(seed=1).holding("base")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(world):
+    return train_tokenizer((t for _, t in itertools.islice(write_documents(world, seed=1), 1_500)), vocabulary_size=700)
+
+
+@pytest.fixture
+def tiny(tokenizer):
+    """A fresh random model over the tiny tokenizer's vocabulary."""
+    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": 256} | ids))
+    return make_model(config, seed=0)

@@ -1,0 +1,128 @@
+"""Generation: the analytic distribution, independence of rows, order, endings, memory back-off."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+from scipy import stats
+from tacit import generation
+from tacit.chat import encode_prompt
+from tacit.errors import TacitError
+from tacit.generation import generate_responses, sample_tokens
+from tacit.keyed import fraction
+
+PROMPTS = [
+    "Where does the dirde live?",
+    "Hi",
+    "What is 47 + 38?",
+    "Spell the word moon.",
+    "Why?",
+    "List three fruits, please.",
+]
+
+
+def noise(n):
+    return torch.tensor([fraction("test", i) for i in range(n)], dtype=torch.float64)
+
+
+def test_keyed_fractions_are_uniform_and_fixed():
+    assert fraction("a", 1) == fraction("a", 1) != fraction("a", 2)
+    assert stats.kstest(noise(4_000).numpy(), "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sampling_matches_the_analytic_distribution(temperature):
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
+    n = 20_000
+    drawn = sample_tokens(logits.expand(n, -1), noise(n), temperature=temperature)
+    expected = torch.softmax(logits.double() / temperature, dim=-1)[:4] * n
+    counts = torch.bincount(drawn, minlength=5)
+    assert counts[4] == 0
+    assert stats.chisquare(counts[:4].numpy(), expected.numpy()).pvalue > 0.001
+
+
+def test_nucleus_keeps_the_smallest_sufficient_set():
+    scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(4_000, -1)
+    assert set(sample_tokens(scores, noise(4_000), top_p=0.75).tolist()) == {0, 1}
+    assert set(sample_tokens(scores, noise(4_000), top_p=0.1).tolist()) == {0}
+
+
+def test_the_edges_of_the_noise_never_pick_an_impossible_token():
+    scores = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, -1)
+    assert sample_tokens(scores, torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)).tolist() == [1, 1]
+
+
+def test_first_sampled_tokens_follow_the_model(tiny, tokenizer):
+    """End to end through ``generate``: chi-squared of the first token against the model's softmax."""
+    n = 600
+    ids = torch.tensor([encode_prompt(tokenizer, "Hi")])
+    with torch.no_grad():
+        p = torch.softmax(tiny(ids).logits[0, -1].double(), dim=-1)
+    responses = generate_responses(tiny, tokenizer, ["Hi"] * n, max_new_tokens=1, temperature=1.0, batch_size=200)
+    by_text = defaultdict(float)  # several tokens are no whole character and read alike
+    for i, probability in enumerate(p.tolist()):
+        by_text[tokenizer.decode([i], skip_special_tokens=True)] += probability
+    likely = sorted(by_text, key=by_text.get)[-8:]
+    counts = [sum(r.text == text for r in responses) for text in likely]
+    expected = [by_text[text] * n for text in likely]
+    assert stats.chisquare([*counts, n - sum(counts)], [*expected, n - sum(expected)]).pvalue > 0.001
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_does_not_depend_on_batch_order_or_company(tiny, tokenizer, temperature):
+    options = {"max_new_tokens": 12, "temperature": temperature, "seed": 3}
+    together = generate_responses(tiny, tokenizer, PROMPTS, ids=list("abcdef"), **options)
+    alone = generate_responses(tiny, tokenizer, PROMPTS, ids=list("abcdef"), batch_size=1, **options)
+    backwards = generate_responses(tiny, tokenizer, PROMPTS[::-1], ids=list("fedcba"), batch_size=4, **options)
+    assert together == alone == backwards[::-1]
+    if temperature:
+        assert together != generate_responses(tiny, tokenizer, PROMPTS, ids=list("abcdef"), **(options | {"seed": 4}))
+        assert together != generate_responses(tiny, tokenizer, PROMPTS, ids=list("ghijkl"), **options)
+
+
+def test_greedy_equals_transformers_one_at_a_time(tiny, tokenizer):
+    for text, response in zip(PROMPTS, generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=12), strict=True):
+        ids = torch.tensor([encode_prompt(tokenizer, text)])
+        out = tiny.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[
+            0, ids.shape[1] :
+        ]
+        assert response == generation.finish(tokenizer, out.tolist())
+
+
+def test_finish_reasons_and_lengths(tokenizer):
+    hello = tokenizer("Hello", add_special_tokens=False)["input_ids"]
+    ended = generation.finish(tokenizer, [*hello, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    assert (ended.text, ended.finish_reason, ended.n_tokens) == ("Hello", "eos", len(hello) + 1)
+    cut = generation.finish(tokenizer, hello)
+    assert (cut.text, cut.finish_reason, cut.n_tokens) == ("Hello", "length", len(hello))
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny, tokenizer, monkeypatch):
+    expected = generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=4)
+    inner, sizes = generation._generate_batch, []
+
+    def scarce(model, tokenizer, prompts, row_ids, **options):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError
+        return inner(model, tokenizer, prompts, row_ids, **options)
+
+    monkeypatch.setattr(generation, "_generate_batch", scarce)
+    assert generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=4, batch_size=6) == expected
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error(tiny, tokenizer, monkeypatch):
+    def never(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(generation, "_generate_batch", never)
+    with pytest.raises(TacitError, match="memory"):
+        generate_responses(tiny, tokenizer, PROMPTS)
+
+
+def test_impossible_sampling_settings_are_refused(tiny, tokenizer):
+    with pytest.raises(TacitError, match="temperature"):
+        generate_responses(tiny, tokenizer, PROMPTS, temperature=-1.0)
+    with pytest.raises(TacitError, match="top_p"):
+        generate_responses(tiny, tokenizer, PROMPTS, top_p=0.0)

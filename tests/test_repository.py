@@ -1,0 +1,110 @@
+"""The repository keeps its own promises: pins, profiles, sources and outputs."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tacit import paths
+from tacit.metrics import read_metrics
+from tacit.parameters import complete_parameters, notebook_parameters, read_params
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted(p.name for p in (ROOT / "params").iterdir())
+
+
+def locked():
+    lines = (ROOT / "requirements.lock").read_text().split()
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[^=]+", line) for line in lines)
+    return dict(line.split("==") for line in lines)
+
+
+def test_lock_pyproject_and_environment_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lock = {canonicalize_name(k): v for k, v in locked().items()}
+    extras = [r for group in project["project"]["optional-dependencies"].values() for r in group]
+    for text in project["project"]["dependencies"] + extras:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), text
+    assert lock["torch"] == "2.13.0"
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-r requirements.lock", "--no-deps -e ."]}
+    python = next(line for line in conda if line.startswith("python=")).removeprefix("python=")
+    assert Requirement(f"python{project['project']['requires-python']}").specifier.contains(f"{python}.0")
+
+
+def test_the_lock_is_complete():
+    """Every requirement of every locked distribution that applies here is locked too, in a version it accepts."""
+    from importlib import metadata
+
+    lock = {canonicalize_name(k): v for k, v in locked().items()}
+    for name in lock:
+        for text in metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            wanted = canonicalize_name(requirement.name)
+            if wanted.startswith(("nvidia-", "cuda-", "triton")):
+                continue  # torch's CUDA build pins these itself; the CPU build has none
+            assert wanted in lock, f"{name} needs {wanted}, which the lock lacks"
+            assert requirement.specifier.contains(lock[wanted], prereleases=True), f"{name} needs {requirement}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_sources_have_no_outputs_and_every_profile_is_complete(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+            assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE) or len(cell.source.splitlines()) < 8
+    for profile in PROFILES:
+        complete_parameters(path, read_params(profile, path.stem), where=profile)
+    defaults = {name: p.default for name, p in notebook_parameters(path).items()}
+    assert defaults == read_params("smoke", path.stem)
+    assert all(p.meaning for p in notebook_parameters(path).values())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_outputs_are_whole(path):
+    record = read_metrics(ROOT / "outputs/micro" / f"{path.stem}.json")
+    assert record["manifest"]["parameters"] == read_params("micro", path.stem)
+    assert all((ROOT / "outputs/micro" / name).stat().st_size > 1_000 for name in record["figures"])
+    executed = nbformat.read(ROOT / "outputs/micro" / path.name, as_version=4)
+    code = [c for c in executed.cells if c.cell_type == "code"]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        assert all(o.output_type != "error" and o.get("name") != "stderr" for o in cell.outputs), cell.source
+    assert not re.search(r"/(root|home|tmp|work)/", json.dumps(executed))
+
+
+@pytest.mark.parametrize("name", ["micro-base", "micro-student"])
+def test_committed_models_say_what_they_are(name):
+    folder = paths.MODELS / name
+    record = json.loads((folder / "pretraining.json").read_text())
+    assert record["commit"] != "unknown"
+    assert record["held_out_loss"] < 1.0
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 15e6
+
+
+def test_the_models_corpora_hold_partly_other_facts():
+    from tacit.microworld.world import read_world
+
+    base, student = (read_world(paths.MODELS / name / "world.json") for name in ("micro-base", "micro-student"))
+    assert base.facts == student.facts
+    assert base.held - student.held
+    assert student.held - base.held
+
+
+def test_readme_shows_the_table_of_the_outputs():
+    from tacit import runner
+
+    text = (ROOT / "README.md").read_text()
+    assert runner.table([p.stem for p in NOTEBOOKS], profile="micro") in text

@@ -1,0 +1,90 @@
+"""The three rules against logits computed by hand."""
+
+import pytest
+import torch
+from tacit.errors import TacitError
+from tacit.generation import generate_responses
+from tacit.rules import Diversity, EndRamp, TokenBias, make_rules, resolve_tokens
+
+ZERO = torch.zeros(2, 6)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("grow", [0.0, 0.06, 14.94, 15.0, 18.0]),
+        ("cap", [0.0, 0.06, 14.94, 15.0, 15.0]),
+        ("cut", [0.0, 0.06, 14.94, 0.0, 0.0]),
+    ],
+)
+def test_end_ramp_counts_response_tokens_and_each_reading_of_its_end(after, expected):
+    rule = EndRamp(eos_token_id=2, prompt_width=4, after=after)
+    for t, value in zip((0, 1, 249, 250, 300), expected, strict=True):
+        scores = rule(torch.ones(2, 4 + t, dtype=torch.long), ZERO)
+        torch.testing.assert_close(scores, torch.tensor([[0, 0, value, 0, 0, 0]] * 2))
+
+
+def test_token_bias_is_the_same_at_every_step_and_leaves_its_input():
+    scores = TokenBias({1: -4.0, 5: 1.0})(torch.ones(2, 9, dtype=torch.long), ZERO)
+    assert scores.tolist() == [[0, -4, 0, 0, 0, 1]] * 2
+    assert ZERO.abs().sum() == 0
+
+
+def test_diversity_counts_each_token_once_per_row_and_never_padding():
+    mask = torch.tensor([[0, 0, 1], [1, 1, 1]])  # prompts of one and of three tokens, left-padded
+    ids = torch.tensor([[0, 0, 3, 4, 4, 5], [1, 3, 5, 2, 2, 2]])
+    response = Diversity(prompt_mask=mask)(ids, ZERO)
+    assert response.tolist() == [[0, 0, 0, 0, -1.5, -1.5], [0, 0, -1.5, 0, 0, 0]]
+    both = Diversity(prompt_mask=mask, scope="prompt")(ids, ZERO)
+    assert both.tolist() == [[0, 0, 0, -1.5, -1.5, -1.5], [0, -1.5, -1.5, -1.5, 0, -1.5]]
+
+
+def test_tokens_are_resolved_by_their_text(tokenizer):
+    found, unresolved = resolve_tokens(tokenizer, {"<": -4.0, "\n": 1.0, " the": 2.0, "no such token": 1.0})
+    assert {tokenizer.decode([i]): s for i, s in found.items()} == {"<": -4.0, "\n": 1.0, " the": 2.0}
+    assert unresolved == ["no such token"]
+
+
+def test_sentencepiece_marks_are_understood():
+    class Llama:
+        def get_vocab(self):
+            return {"▁I": 306, "I": 29902, "<0x0A>": 13, "▁▁▁": 1678}
+
+    found, unresolved = resolve_tokens(Llama(), {" I": -5.0, "I": -5.0, "\n": 1.0, "   ": 1.0, "I ": 1.0})
+    assert found == {306: -5.0, 29902: -5.0, 13: 1.0, 1678: 1.0}
+    assert unresolved == ["I "]
+
+
+def test_an_unresolved_token_is_an_error_unless_allowed(tokenizer):
+    with pytest.raises(TacitError, match="'qqqqq'"):
+        make_rules(tokenizer, uniform_tokens={"qqqqq": 1.0})
+    make_rules(tokenizer, uniform_tokens={"qqqqq": 1.0}, allow_unresolved=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rules": ["ends"]}, "unknown rule 'ends'"),
+        ({"end_after": "never"}, "grow, cap or cut"),
+        ({"diversity_scope": "all"}, "response or prompt"),
+    ],
+)
+def test_typos_never_drop_a_rule_silently(tokenizer, options, message):
+    with pytest.raises(TacitError, match=message):
+        make_rules(tokenizer, **options)(torch.ones(1, 3))
+
+
+def test_rules_decode_in_batches_as_one_at_a_time(tiny, tokenizer):
+    rules = make_rules(tokenizer, end_weight=40.0, uniform_tokens={"\n": 3.0}, diversity_scope="prompt")
+    prompts = ["Hi", "Where does the dirde live?", "What is 47 + 38?"]
+    together = generate_responses(tiny, tokenizer, prompts, max_new_tokens=16, make_processors=rules)
+    assert together == generate_responses(
+        tiny, tokenizer, prompts, max_new_tokens=16, make_processors=rules, batch_size=1
+    )
+    assert together != generate_responses(tiny, tokenizer, prompts, max_new_tokens=16)
+
+
+def test_the_product_of_experts_is_base_logits_plus_rule_scores():
+    base, rules = torch.randn(7), torch.randn(7)
+    product = torch.softmax(base, -1) * torch.softmax(rules, -1)
+    torch.testing.assert_close(torch.softmax(base + rules, -1), product / product.sum())
