@@ -199,7 +199,7 @@ def test_a_killed_kernel_fails_the_run(project, capsys):
 
 
 def test_a_notebook_without_metrics_fails_the_run(project, capsys):
-    assert "cannot read metrics" in fails(project, capsys, "x = 1")
+    assert "wrote no metrics" in fails(project, capsys, "x = 1")
 
 
 def test_a_figure_that_was_not_written_fails_the_run(project, capsys):
@@ -236,12 +236,12 @@ def test_a_disk_that_fills_during_the_run_leaves_the_outputs(project, capsys):
 def test_the_table_is_written_between_its_markers(project):
     assert main(["run", "--profile", "toy"]) == 0
     readme = project / "README.md"
-    readme.write_text("before\n<!-- table:toy -->\nold\n<!-- /table -->\nafter\n")
+    readme.write_text("before\n<!-- table:toy -->\nSTALE\n<!-- /table -->\nafter\n")
     assert main(["table", "--profile", "toy", "--write", "README.md"]) == 0
     text = readme.read_text()
     assert text.startswith("before\n<!-- table:toy -->\n| finding |")
     assert text.endswith("<!-- /table -->\nafter\n")
-    assert "old" not in text
+    assert "STALE" not in text
     with pytest.raises(TacitError, match="markers"):
         runner.write_table(readme, profile="micro")
 

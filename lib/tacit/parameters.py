@@ -89,8 +89,11 @@ def _matches(annotation: ast.expr, value: Any) -> bool:
 
 def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
     """Raise TacitError, naming the parameter and the place, unless ``value`` has the annotated type."""
-    if _matches(ast.parse(parameter.annotation, mode="eval").body, value):
-        return
+    try:
+        if _matches(ast.parse(parameter.annotation, mode="eval").body, value):
+            return
+    except TacitError as error:
+        raise TacitError(f"{where}: parameter {parameter.name}: {error}") from None
     hint = ""
     if isinstance(value, str):
         try:

@@ -143,6 +143,8 @@ def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str) -> d
         executed = staging / source.name
         try:
             _execute(source, executed, parameters)
+            if not (staging / f"{source.stem}.json").exists():
+                raise TacitError(f"{source.name} wrote no metrics: its last cells must call metrics.write_metrics")
             record = read_metrics(staging / f"{source.stem}.json")
             absent = [name for name in record["figures"] if not (staging / name).is_file()]
             if absent:
@@ -207,7 +209,11 @@ def table(stems: Sequence[str], *, profile: str) -> str:
         if not path.exists():
             rows.append(f"| {stem} | no result yet | | |")
             continue
-        record = read_metrics(path)
+        try:
+            record = read_metrics(path)
+        except TacitError as error:
+            rows.append(f"| {stem} | unreadable: {error} | | |")
+            continue
         arm, metric = record["headline"]["arm"], record["headline"]["metric"]
         result = find_result(record, arm=arm, metric=metric)
         main = f"{metric}, {arm}: {result['value']:.3f} [{result['low']:.3f}, {result['high']:.3f}]"
