@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tacit import paths, provenance
 from tacit.keyed import fingerprint
+from tacit.models import load_model, without_progress_bars
 
 
 def full_key(key: dict[str, Any]) -> dict[str, Any]:
@@ -82,10 +83,11 @@ def cached_model(key: dict[str, Any], make: Callable[[], tuple[PreTrainedModel, 
 
     def fill(folder: Path) -> None:
         model, record = make()
-        model.save_pretrained(folder)
+        with without_progress_bars():
+            model.save_pretrained(folder)
         (folder / "record.json").write_text(json.dumps(record))
         made.append(model)
 
     folder = cached_folder(key, fill)
-    model = made[0] if made else AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    model = made[0] if made else load_model(str(folder), dtype="auto")
     return model, json.loads((folder / "record.json").read_text())

@@ -39,7 +39,9 @@ class KeyedSampling(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [B, time], [B, V] -> [B, V]
         step = input_ids.shape[1] - self.prompt_width
         noise = [fraction("sample", self.seed, row, step) for row in self.row_ids]
-        chosen = sample_tokens(scores, torch.tensor(noise, dtype=torch.float64), temperature=self.temperature, top_p=self.top_p)
+        chosen = sample_tokens(
+            scores, torch.tensor(noise, dtype=torch.float64), temperature=self.temperature, top_p=self.top_p
+        )
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 

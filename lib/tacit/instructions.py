@@ -54,7 +54,7 @@ def blank_instructions(examples: Dataset) -> Dataset:
 
     The chat tags stay: only the user's turn becomes the empty string.
     """
-    return examples.map(lambda row: {"instruction": ""}, load_from_cache_file=False)
+    return Dataset.from_list([row | {"instruction": ""} for row in examples])
 
 
 def encode_example(tokenizer: PreTrainedTokenizerBase, instruction: str, response: str) -> dict[str, list[int]]:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from tacit import paths
 from tacit.errors import TacitError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers' progress bars out of what is printed here (executed notebooks show them badly)."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def locate(name: str) -> str:
@@ -39,7 +54,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model for evaluation from a folder or the hub.
 
-    ``dtype`` is ``float32``, ``bfloat16`` or ``float16``; ``device`` defaults to CUDA when there is one.
+    ``dtype`` is ``float32``, ``bfloat16``, ``float16``, or ``auto`` (as saved); ``device`` defaults to CUDA when there is one.
     Reads safetensors only and never runs a repository's code. Raises TacitError when the checkpoint is
     missing, incomplete or corrupt.
     """
@@ -47,14 +62,15 @@ def load_model(
         raise TacitError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     source = locate(name)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with without_progress_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # from_pretrained raises a dozen kinds, all of them about this checkpoint
         raise _explain(name, error) from error
     missing = sorted(report["missing_keys"])
