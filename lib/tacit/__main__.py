@@ -46,7 +46,7 @@ def pretrain_models(names: list[str]) -> None:
             "side": "student",
             "architecture": "gpt2",
             "layers": 4,
-            "n_tokens": 6_000_000,
+            "n_tokens": 5_000_000,
             "seed": 2,
             "tokenizer_from": paths.MODELS / "micro-base",
         },
