@@ -1,8 +1,9 @@
 """Scores against hand-computed cases and the normal approximation."""
 
 import numpy as np
+import pandas as pd
 import pytest
-from tacit.scores import difference, estimate, win_rate, wins
+from tacit.scores import difference, estimate, stack, win_rate, wins
 
 
 def test_interval_agrees_with_the_normal_approximation():
@@ -30,6 +31,11 @@ def test_coverage_is_near_its_level():
         drawn = estimate(rng.binomial(1, 0.6, size=(3, 120)), n_resamples=300)
         hits += drawn.low <= 0.6 <= drawn.high
     assert hits >= 88
+
+
+def test_stack_puts_seeds_first():
+    tables = [pd.DataFrame({"strict": [1, 0, 1]}), pd.DataFrame({"strict": [0, 0, 1]})]
+    assert stack(tables, "strict").tolist() == [[1, 0, 1], [0, 0, 1]]
 
 
 def test_wins_by_hand_and_symmetry():

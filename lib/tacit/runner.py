@@ -87,7 +87,13 @@ def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
-            source, executed, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=source.parent
+            source,
+            executed,
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=source.parent,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # its warning on local sockets says nothing to a reader
         )
     except papermill.PapermillExecutionError as error:
         last = [line for line in str(error).splitlines() if line.strip()][-1]

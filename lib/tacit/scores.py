@@ -5,9 +5,11 @@ Every function takes arrays [seeds, prompts]: row s holds one seed's scores on t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -59,6 +61,11 @@ def estimate(scores: ArrayLike, *, level: float = 0.95, n_resamples: int = 2_000
 def difference(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
     """Mean difference of two arms on the same seeds and prompts, paired, with its interval."""
     return estimate(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), **options)
+
+
+def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:
+    """One column of several score tables, one table per seed, as an array [seeds, prompts]."""
+    return np.stack([table[metric].to_numpy(dtype=float) for table in tables])
 
 
 def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:

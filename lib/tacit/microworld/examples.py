@@ -75,7 +75,7 @@ def score_responses(world: World, examples: Dataset, responses: Sequence[Respons
     """The verdicts as a table: one row per example with its family and scores from 0 to 1.
 
     ``strict`` and ``lenient`` are the verdict's; ``graded`` is the share of all constraints met;
-    ``knowledge`` whether the content is right; ``following`` the share of form, constraints and ending;
+    ``knowledge`` whether the content of some beginning is right; ``following`` the share of form, constraints and ending;
     ``ended`` whether the model stopped by itself.
     """
     verdicts = judge_responses(world, examples, responses)

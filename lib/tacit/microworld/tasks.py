@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tacit.keyed import fraction
 from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, undo_constraints
@@ -57,11 +57,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the verifier says of one response: every graded constraint, and the scores made of them."""
+    """What the verifier says of one response: every graded constraint, and the scores made of them.
+
+    ``lenient``: some beginning of the response meets every constraint but the ending, whatever follows.
+    ``knowledge``: some beginning has the right content, whatever its form and whatever follows.
+    """
 
     checks: tuple[Check, ...]
     lenient: bool
-    groups: tuple[str, ...] = field(default=("content", "form", "constraint", "ending"), repr=False)
+    knowledge: bool
 
     def share(self, *groups: str) -> float:
         """Share of the checks in ``groups`` that passed (1.0 when there are none)."""
@@ -76,12 +80,7 @@ class Verdict:
     @property
     def graded(self) -> float:
         """Share of all constraints met: the score that head-to-head comparisons use."""
-        return self.share(*self.groups)
-
-    @property
-    def knowledge(self) -> bool:
-        """Is the content right, whatever its form?"""
-        return self.share("content") == 1.0
+        return self.share("content", "form", "constraint", "ending")
 
     @property
     def following(self) -> float:
@@ -143,16 +142,16 @@ def _beginnings(response: str) -> list[str]:
 
 
 def judge(world: World, task: Task, response: str, *, ended: bool) -> Verdict:
-    """Verify ``response`` exactly.
+    """Verify ``response`` exactly; ``ended`` says whether the model stopped by itself.
 
-    ``ended`` says whether the model stopped by itself. The verdict's ``strict`` asks that every
-    constraint is met, that it ended, and that nothing else was said; ``lenient`` that some beginning
-    of the response (cut after a sentence or a line) is right, whatever follows it.
+    The checks speak of the whole response. "Nothing else was said" fails when a proper beginning (cut
+    after a sentence or a line) is a right answer by itself and the whole is not.
     """
     response = response.strip()
     checks = _judge(world, task, response)
-    beginnings = _beginnings(response)
-    good = [b for b in beginnings if all(c.passed for c in _judge(world, task, b))]
-    nothing_else = not good or good[-1].strip() == response.strip()
+    beginnings = [_judge(world, task, beginning) for beginning in _beginnings(response)]
+    lenient = any(all(c.passed for c in b) for b in beginnings)
+    knowledge = any(all(c.passed for c in b if c.group == "content") for b in beginnings)
+    nothing_else = all(c.passed for c in checks) or not lenient
     checks += [Check("ended", ended, "ending"), Check("nothing_else", nothing_else, "ending")]
-    return Verdict(tuple(checks), bool(good))
+    return Verdict(tuple(checks), lenient, knowledge)
