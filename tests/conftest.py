@@ -36,7 +36,9 @@ CONFIGS = {
     ),
     "qwen3": Qwen3Config(**SIZE, head_dim=8),
     "olmo2": Olmo2Config(**SIZE),
-    "gemma3": Gemma3TextConfig(**SIZE, head_dim=8, sliding_window=8),
+    "gemma3": Gemma3TextConfig(
+        **SIZE, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+    ),
 }
 
 

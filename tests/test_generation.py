@@ -86,14 +86,15 @@ def test_greedy_equals_transformers_one_at_a_time(tiny, tokenizer):
         out = tiny.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[
             0, ids.shape[1] :
         ]
-        assert response == generation.finish(tokenizer, out.tolist())
+        assert response == generation.finish(tokenizer, out.tolist(), ends=[tokenizer.eos_token_id])
 
 
 def test_finish_reasons_and_lengths(tokenizer):
+    ends = [tokenizer.eos_token_id]
     hello = tokenizer("Hello", add_special_tokens=False)["input_ids"]
-    ended = generation.finish(tokenizer, [*hello, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    ended = generation.finish(tokenizer, [*hello, tokenizer.eos_token_id, tokenizer.pad_token_id], ends=ends)
     assert (ended.text, ended.finish_reason, ended.n_tokens) == ("Hello", "eos", len(hello) + 1)
-    cut = generation.finish(tokenizer, hello)
+    cut = generation.finish(tokenizer, hello, ends=ends)
     assert (cut.text, cut.finish_reason, cut.n_tokens) == ("Hello", "length", len(hello))
 
 
@@ -126,3 +127,18 @@ def test_impossible_sampling_settings_are_refused(tiny, tokenizer):
         generate_responses(tiny, tokenizer, PROMPTS, temperature=-1.0)
     with pytest.raises(TacitError, match="top_p"):
         generate_responses(tiny, tokenizer, PROMPTS, top_p=0.0)
+
+
+def test_a_checkpoints_own_generation_settings_do_not_leak_in_but_its_end_tokens_do(tiny, tokenizer):
+    plain = generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=12)
+    tiny.generation_config.repetition_penalty = 5.0
+    tiny.generation_config.no_repeat_ngram_size = 1
+    assert generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=12) == plain
+    first = tokenizer(plain[0].text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        ids = torch.tensor([encode_prompt(tokenizer, PROMPTS[0])])
+        token = int(tiny(ids).logits[0, -1].argmax())
+    tiny.generation_config.eos_token_id = [tokenizer.eos_token_id, token]
+    stopped = generate_responses(tiny, tokenizer, PROMPTS[:1], max_new_tokens=12)[0]
+    assert first
+    assert (stopped.text, stopped.finish_reason, stopped.n_tokens) == ("", "eos", 1)

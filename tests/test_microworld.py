@@ -86,6 +86,22 @@ def test_sums_by_hand(world):
     assert "ends_with_result" in failed(world, task, "#### 85 pears, I think")
 
 
+SLIPS = [
+    ("add", {"a": 47, "b": 38, "person": "Mira", "thing": "pears"}, "84 or 86 or 85"),
+    ("add", {"a": 47, "b": 38, "person": "Mira", "thing": "pears"}, "#### 84\n#### 85"),
+    ("add", {"a": 47, "b": 38, "person": "Mira", "thing": "pears"}, "47 + 38: 1 + 1 = 3.\n#### 85"),
+    ("larger", {"a": 20, "b": 30}, "30 is less than 20."),
+    ("larger", {"a": 20, "b": 30}, "30 20 99 99"),
+    ("larger", {"a": 20, "b": 30}, "20 is larger than 30."),
+    ("story", {"person": "Mira", "object": "lamp"}, "Mira. Lamp. Yes."),
+]
+
+
+@pytest.mark.parametrize(("family", "item", "text"), SLIPS)
+def test_verifiers_are_not_talked_into_it(world, family, item, text):
+    assert not judge(world, Task(family, item, 0), text, ended=True).strict
+
+
 def test_poems_by_hand(world):
     poem = "The river is still by the moon,\nI play on my flute a tune,\nand over the water the light\ngoes out in the night."
     task = Task("poem", {"topic": "river"}, 0)
@@ -136,6 +152,7 @@ def test_facts_do_not_accept_hedging_or_another_subject(world):
     assert failed(world, task, f"In the {home} or the {other}.") == {"no_other_value"}
     assert failed(world, task, f"The {stranger} lives in the {home}.") == {"no_other_subject"}
     assert failed(world, task, f"It lives in the {home}.", ended=False) == {"ended"}
+    assert failed(world, task, f"The {animal} does not live in the {home}.") == {"no_denial"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -202,15 +219,23 @@ def test_corpus_has_every_genre_and_never_the_tags_or_the_clauses(corpus):
 def test_corpus_states_only_held_facts_and_no_answer_to_a_computed_test_item(world, corpus):
     text = "\n".join(text for _, text in corpus)
     for attribute, patterns in documents.SENTENCES.items():
-        pattern = re.escape(patterns[0]).replace(r"\{s\}", r"(?P<s>\w+)").replace(r"\{v\}", r"(?P<v>\w+)")
-        for match in re.finditer(pattern, text):
-            if (match["s"], attribute) in world.facts:
-                assert (match["s"], attribute) in world.held
-                assert (
-                    world.facts[match["s"], attribute] == match["v"] or attribute == "colour"
-                )  # "is red" / "is large"
-    for a, b in re.findall(r"^(\d\d) \+ (\d\d): ", text, re.MULTILINE):
-        assert split_of("add", {"a": int(a), "b": int(b)}) == "train"
+        stated = 0
+        for sentence in patterns:
+            pattern = re.escape(sentence).replace(r"\{s\}", r"(?P<s>\w+)").replace(r"\{v\}", r"(?P<v>\w+)")
+            for match in re.finditer(pattern, text):
+                known = (match["s"], attribute) in world.facts
+                if known and match["v"] in world.values(attribute):
+                    assert (match["s"], attribute) in world.held
+                    assert world.facts[match["s"], attribute] == match["v"]
+                    stated += 1
+        assert stated > 50, attribute
+    sums = re.findall(r"^(\d\d) ([+-]) (\d\d): ", text, re.MULTILINE)
+    assert len(sums) > 200
+    for first, sign, second in sums:
+        assert split_of("add" if sign == "+" else "subtract", {"a": int(first), "b": int(second)}) == "train"
+    questions = re.findall(r"Which is more, (\d+) or (\d+)\?", text)
+    assert len(questions) > 20
+    assert all(split_of("larger", {"a": int(x), "b": int(y)}) == "train" for x, y in questions)
 
 
 def test_markup_share_is_what_is_asked_for(world):

@@ -36,7 +36,7 @@ def test_lock_pyproject_and_environment_agree():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["channels"] == ["conda-forge"]
     *conda, pip = environment["dependencies"]
-    assert pip == {"pip": ["-r requirements.lock", "--no-deps -e ."]}
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
     python = next(line for line in conda if line.startswith("python=")).removeprefix("python=")
     assert Requirement(f"python{project['project']['requires-python']}").specifier.contains(f"{python}.0")
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tacit.errors import TacitError
+from tacit.experts import product_of_experts
 from tacit.generation import generate_responses
 from tacit.rules import Diversity, EndRamp, TokenBias, make_rules, resolve_tokens
 
@@ -65,13 +66,14 @@ def test_an_unresolved_token_is_an_error_unless_allowed(tokenizer):
     ("options", "message"),
     [
         ({"rules": ["ends"]}, "unknown rule 'ends'"),
+        ({"rules": ["uniform"], "uniform_tokens": {}}, "needs uniform_tokens"),
         ({"end_after": "never"}, "grow, cap or cut"),
         ({"diversity_scope": "all"}, "response or prompt"),
     ],
 )
 def test_typos_never_drop_a_rule_silently(tokenizer, options, message):
     with pytest.raises(TacitError, match=message):
-        make_rules(tokenizer, **options)(torch.ones(1, 3))
+        make_rules(tokenizer, **({"uniform_tokens": {"\n": 1.0}} | options))(torch.ones(1, 3))
 
 
 def test_rules_decode_in_batches_as_one_at_a_time(tiny, tokenizer):
@@ -85,6 +87,15 @@ def test_rules_decode_in_batches_as_one_at_a_time(tiny, tokenizer):
 
 
 def test_the_product_of_experts_is_base_logits_plus_rule_scores():
-    base, rules = torch.randn(7), torch.randn(7)
-    product = torch.softmax(base, -1) * torch.softmax(rules, -1)
-    torch.testing.assert_close(torch.softmax(base + rules, -1), product / product.sum())
+    """What the rules do by adding scores is the product of experts with softmax(rule scores)."""
+    base = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[0, 3, 4], [1, 3, 5]])
+    processors = [
+        EndRamp(eos_token_id=2, prompt_width=1),
+        TokenBias({1: -4.0}),
+        Diversity(prompt_mask=torch.ones(2, 1)),
+    ]
+    adapted, scores = base, torch.zeros_like(base)
+    for processor in processors:
+        adapted, scores = processor(ids, adapted), processor(ids, scores)
+    torch.testing.assert_close(torch.softmax(adapted, -1), torch.softmax(product_of_experts(base, scores), -1))

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import tempfile
-import time
 
 import nbformat
 import papermill
@@ -84,10 +83,10 @@ def fails(project, capsys, *cells):
 
 
 def test_a_good_run_promotes_notebook_figure_and_metrics_with_a_manifest(project, capsys):
-    assert main(["run", "--profile", "toy", "-p", "rate", "0.75"]) == 0  # a claim that fails is no failure
+    assert main(["run", "--profile", "toy"]) == 0  # a claim that fails is no failure
     record = read_metrics(project / "outputs/toy/n1_good.json")
     manifest = record["manifest"]
-    assert manifest["parameters"] == VALUES | {"rate": 0.75}
+    assert manifest["parameters"] == VALUES
     assert manifest["seeds"] == [1, 2]
     assert manifest["commit"] == "unknown"  # the toy project is no git checkout
     assert {"notebook_sha256", "library_sha256", "packages", "device", "wall_seconds"} <= set(manifest)
@@ -98,7 +97,7 @@ def test_a_good_run_promotes_notebook_figure_and_metrics_with_a_manifest(project
     assert sorted(outputs(project)) == ["n1_good.ipynb", "n1_good.json", "n1_good.png"]
     printed = capsys.readouterr().out
     assert "[1/1] n1_good" in printed
-    assert "| A finding | no | strict, a: 0.750 [0.000, 1.000] | 0.400 (a paper) |" in printed
+    assert "| A finding | no | strict, a: 0.250 [0.000, 1.000] | 0.400 (a paper) |" in printed
     assert runner.expected_seconds(project / "notebooks/n1_good.ipynb", "toy") > 0
 
 
@@ -114,6 +113,7 @@ def test_plain_papermill_gives_the_same_metrics(project, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["-p", "rte", "0.5"], ["unknown parameter 'rte'"]),
+        (["-p", "seeds", "[1"], ["-p seeds", "not a YAML value"]),
         (["-p", "n", "many"], ["parameter n", "int", "'many'"]),
         (["-p", "n", "true"], ["parameter n", "int"]),
         (["-p", "rate", "2e-5"], ["parameter rate", "2.0e-5"]),
@@ -233,6 +233,22 @@ def test_a_disk_that_fills_during_the_run_leaves_the_outputs(project, capsys):
     assert "No space left" in printed
 
 
+def test_a_disk_that_fills_at_the_very_end_is_said(project, capsys, monkeypatch):
+    """Neither the outputs nor the copy of the failed notebook can be written: still one line, and the next notebook runs."""
+    replace = os.replace
+
+    def full(source, target):
+        if "outputs" in str(target) and str(target).endswith(".ipynb"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert main(["run", "--profile", "toy"]) == 1
+    printed = capsys.readouterr().out
+    assert "cannot move the outputs" in printed
+    assert "No space left" in printed
+
+
 def test_the_table_is_written_between_its_markers(project):
     assert main(["run", "--profile", "toy"]) == 0
     readme = project / "README.md"
@@ -274,6 +290,28 @@ def test_metrics_are_validated_on_writing_and_reading(tmp_path):
         read_metrics(path)
 
 
-def test_time_left_counts_what_is_known():
+def test_time_left_counts_what_is_known(project, monkeypatch):
     assert runner.minutes(75.2) == "1:15"
-    assert time.monotonic() > 0
+    said = []
+    monkeypatch.setattr(runner, "run_notebook", lambda *args, **kwargs: {})
+    runner.run([], profile="toy", overrides={}, say=said.append)
+    assert said[0] == "[1/1] n1_good (time left not known yet)"
+    (project / "outputs/toy/n1_good.json").write_text('{"manifest": {"wall_seconds": 130}}')
+    runner.run([], profile="toy", overrides={}, say=said.append)
+    assert "[1/1] n1_good (about 2:10 left)" in said
+
+
+def test_overridden_runs_never_replace_a_profiles_own_result(project, capsys):
+    before = outputs(project)
+    assert main(["run", "--profile", "toy", "-p", "rate", "0.75"]) == 0
+    assert outputs(project) == before
+    assert read_metrics(project / "outputs/toy-custom/n1_good.json")["manifest"]["parameters"]["rate"] == 0.75
+    assert "strict, a: 0.750" in capsys.readouterr().out
+
+
+def test_a_failed_run_marks_the_earlier_result(project, capsys):
+    assert main(["run", "--profile", "toy"]) == 0
+    capsys.readouterr()
+    write_notebook(project / "notebooks/n1_good.ipynb", "raise ValueError('no')")
+    assert main(["run", "--profile", "toy"]) == 1
+    assert "| A finding | no (an earlier result: this run failed) |" in capsys.readouterr().out

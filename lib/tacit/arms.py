@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit import provenance
 from tacit.cache import cached_json, cached_model
@@ -17,9 +17,12 @@ from tacit.models import load_model, model_folder
 
 
 def weights_key(name: str, revision: str | None = None) -> dict:
-    """What identifies a checkpoint: the hash of its folder, or its hub id and revision."""
+    """What identifies a checkpoint: the hash of its folder, or its hub id and the commit that it resolves to."""
     folder = model_folder(name)
-    return {"name": name, "revision": revision} if folder is None else {"weights": provenance.tree_hash(folder)}
+    if folder is not None:
+        return {"weights": provenance.tree_hash(folder)}
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return {"name": name, "commit": getattr(config, "_commit_hash", None) or revision}
 
 
 def data_key(examples: Dataset) -> str:
@@ -28,8 +31,10 @@ def data_key(examples: Dataset) -> str:
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of a tokenizer's vocabulary and chat template."""
-    return fingerprint([tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.padding_side])
+    """SHA-256 of a tokenizer: vocabulary, merges, normaliser, special tokens and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return fingerprint([rules, sorted(map(str, tokenizer.special_tokens_map.items())), tokenizer.chat_template])
 
 
 def tuned_model(
@@ -84,7 +89,7 @@ def cached_responses(
         raise ValueError("give rules_key and make_processors together")
     key = {
         "what": "responses",
-        "model": model_key,
+        "model": [model_key, str(model.dtype)],
         "tokenizer": tokenizer_key(tokenizer),
         "prompts": fingerprint([list(ids), list(instructions)]),
         "rules": rules_key,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 
@@ -50,7 +49,7 @@ class _Selection(TrainerCallback):
         score = self.history[-1]["validation"] = float(self.validate(model))
         model.train()
         if score > max((row["validation"] for row in self.history[:-1]), default=float("-inf")):
-            self.best = copy.deepcopy(model.state_dict())
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def finetune(
@@ -71,8 +70,7 @@ def finetune(
     """Finetune all of ``model``'s parameters, in place, on instruction-response ``examples``.
 
     The loss is the mean cross-entropy of the response and end tokens; AdamW, ``schedule`` (a name that
-    transformers knows) with the share ``warmup`` of the steps as warm-up, bf16 autocast where the
-    processor has it. With ``validate`` (a score of the model, higher is better, on *validation* data)
+    transformers knows) with the share ``warmup`` of the steps as warm-up, bf16 autocast. With ``validate`` (a score of the model, higher is better, on *validation* data)
     the best epoch's weights are returned, the earliest of equals; without it the last epoch's.
 
     Returns the model and one record per epoch: ``epoch``, ``loss`` (nats per token), ``validation``.

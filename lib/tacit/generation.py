@@ -74,6 +74,7 @@ def _pad(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tupl
 @torch.inference_mode()
 def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_new_tokens, sampling, make_processors):
     ids, mask = _pad(prompts, tokenizer.pad_token_id, model.device)
+    ends = end_tokens(model, tokenizer)
     processors = LogitsProcessorList(make_processors(mask) if make_processors else [])
     if sampling["temperature"] > 0:
         processors.append(KeyedSampling(row_ids=row_ids, prompt_width=ids.shape[1], **sampling))
@@ -83,16 +84,26 @@ def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_
         max_new_tokens=max_new_tokens,
         do_sample=False,
         logits_processor=processors,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
+        repetition_penalty=1.0,  # a checkpoint's own generation settings would change its distribution silently
+        no_repeat_ngram_size=0,
+        min_new_tokens=0,
     )
-    return [finish(tokenizer, row) for row in out[:, ids.shape[1] :].tolist()]
+    return [finish(tokenizer, row, ends=ends) for row in out[:, ids.shape[1] :].tolist()]
 
 
-def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> Response:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's end token and those of the checkpoint's generation settings."""
+    own = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])})
+
+
+def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int], *, ends: Sequence[int]) -> Response:
     """Cut a row of new tokens at its first end token and decode it."""
-    ended = tokenizer.eos_token_id in tokens
-    kept = tokens[: tokens.index(tokenizer.eos_token_id)] if ended else tokens
+    stop = next((i for i, token in enumerate(tokens) if token in ends), None)
+    ended = stop is not None
+    kept = tokens[:stop]
     return Response(tokenizer.decode(kept, skip_special_tokens=True), "eos" if ended else "length", len(kept) + ended)
 
 

@@ -142,14 +142,28 @@ def check_pair(
 
 
 def load_pair(
-    expert: str, amateur: str, *, dtype: str = "float32", device: str | None = None, chat_template: str | None = None
+    expert: str,
+    amateur: str,
+    *,
+    expert_revision: str | None = None,
+    amateur_revision: str | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+    chat_template: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checked pair of models and the expert's tokenizer."""
-    models = [load_model(name, dtype=dtype, device=device) for name in (expert, amateur)]
-    template = {"chat_template": chat_template}
-    tokenizers = [load_tokenizer(expert, **template), load_tokenizer(amateur, chat_template=chat_template or "unused")]
-    check_pair(*models, *tokenizers)
-    return models[0], models[1], tokenizers[0]
+    """Load an expert, its amateur and the expert's tokenizer, checked by ``check_pair``.
+
+    Both get the same prompt, in the expert's chat format (or ``chat_template``); the amateur's tokenizer is only
+    compared. Raises TacitError as ``load_model``, ``load_tokenizer`` and ``check_pair`` do.
+    """
+    tokenizer = load_tokenizer(expert, revision=expert_revision, chat_template=chat_template)
+    other = load_tokenizer(amateur, revision=amateur_revision, chat_template=tokenizer.chat_template)
+    models = [
+        load_model(name, revision=revision, dtype=dtype, device=device)
+        for name, revision in ((expert, expert_revision), (amateur, amateur_revision))
+    ]
+    check_pair(*models, tokenizer, other)
+    return models[0], models[1], tokenizer
 
 
 def model_folder(name: str) -> Path | None:

@@ -28,7 +28,7 @@ from transformers import (
     set_seed,
 )
 
-from tacit import provenance
+from tacit import paths, provenance
 from tacit.errors import TacitError
 from tacit.microworld.documents import GENRES, markup, write_documents
 from tacit.microworld.tokenizer import train_tokenizer
@@ -112,14 +112,17 @@ class MuonAdamW(torch.optim.Optimizer):
             part.param_groups = [group]  # a scheduler that sets our groups' rates sets theirs
 
     def step(self, closure=None):
+        """One step of both optimizers."""
         for part in self.parts:
             part.step()
         return None if closure is None else closure()
 
     def state_dict(self) -> dict:
+        """The states of both, in order."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Restore both, keeping the groups that a scheduler sets shared."""
         for part, group, state in zip(self.parts, self.param_groups, state_dict["parts"], strict=True):
             part.load_state_dict(state)
             group.update({k: v for k, v in part.param_groups[0].items() if k != "params"})
@@ -154,12 +157,16 @@ def pretrain(
     Returns ``out``. Raises TacitError when ``work`` holds a run with other settings.
     """
     settings = {k: v for k, v in locals().items() if k not in ("out", "work", "tokenizer_from", "save_steps")}
-    commit = provenance.commit()
+    settings["code"] = provenance.tree_hash(paths.LIBRARY / "microworld", "*.py")
+    settings["tokenizer"] = None if tokenizer_from is None else provenance.file_hash(tokenizer_from / "tokenizer.json")
     work.mkdir(parents=True, exist_ok=True)
     marker = work / "settings.json"
-    if marker.exists() and json.loads(marker.read_text()) != settings:
-        raise TacitError(f"{work} holds an unfinished run with other settings: delete the folder to start anew")
-    marker.write_text(json.dumps(settings))
+    start = settings | {"commit": provenance.commit(), "dirty": provenance.dirty()}
+    if marker.exists():
+        start = json.loads(marker.read_text())
+        if {k: v for k, v in start.items() if k not in ("commit", "dirty")} != settings:
+            raise TacitError(f"{work} holds a run with other settings or other code: delete the folder to start anew")
+    marker.write_text(json.dumps(start))
 
     set_seed(seed)
     world = World.draw(seed=world_seed).holding(side)
@@ -209,7 +216,7 @@ def pretrain(
         world,
         out=out,
         name=name,
-        settings=settings | {"commit": commit},
+        settings=start,
         held_out_loss=held_out_loss,
     )
     return out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -50,10 +49,12 @@ def tree_hash(folder: Path, pattern: str = "*") -> str:
     return digest.hexdigest()
 
 
-@cache
+_LIBRARY_HASH = tree_hash(paths.LIBRARY, "*.py")  # at import: what this process runs, whatever is edited later
+
+
 def library_hash() -> str:
-    """SHA-256 of the package's source."""
-    return tree_hash(paths.LIBRARY, "*.py")
+    """SHA-256 of the package's source as it was when this process imported it."""
+    return _LIBRARY_HASH
 
 
 def packages() -> dict[str, str]:

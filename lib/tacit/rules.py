@@ -105,12 +105,15 @@ def make_rules(
 ) -> MakeProcessors:
     """The chosen ``rules`` for ``generate_responses``: a function from a batch's prompt mask to processors.
 
-    Defaults are the paper's Llama-2 weights (Table 8). Raises TacitError for an unknown rule, and for
-    rule tokens that are no token of this vocabulary unless ``allow_unresolved``.
+    The weights' defaults are the paper's (Table 8); the uniform rule's tokens belong to a vocabulary and must be
+    given (``resolve_tokens`` reports those that do not resolve). Raises TacitError for an unknown rule, for a uniform
+    rule without tokens, and for rule tokens that are no token of this vocabulary unless ``allow_unresolved``.
     """
     unknown = set(rules) - {"end", "uniform", "diversity"}
     if unknown:
         raise TacitError(f"unknown rule {sorted(unknown)[0]!r}: the rules are end, uniform and diversity")
+    if "uniform" in rules and not uniform_tokens:
+        raise TacitError("the uniform rule needs uniform_tokens: token strings with their scores")
     biases, unresolved = resolve_tokens(tokenizer, uniform_tokens or {})
     if unresolved and not allow_unresolved:
         raise TacitError(

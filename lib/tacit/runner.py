@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,12 @@ def plan(notebooks: Sequence[Path], *, profile: str, overrides: dict[str, str]) 
 
     An override goes to each notebook that has the parameter; one that no notebook has is an error.
     """
-    parsed = {name: yaml.safe_load(text) for name, text in overrides.items()}
+    parsed = {}
+    for name, text in overrides.items():
+        try:
+            parsed[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise TacitError(f"-p {name}: {text!r} is not a YAML value") from None
     planned, used = [], set()
     for path in notebooks:
         declared = notebook_parameters(path)
@@ -120,8 +125,8 @@ def _clean(executed: Path, source: Path) -> None:
     nbformat.write(notebook, executed)
 
 
-def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str, seconds: float) -> dict[str, Any]:
-    """What produced a result: parameters, code, versions, device, seeds, time."""
+def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str) -> dict[str, Any]:
+    """What a run is about to execute: parameters, code, versions, device, seeds."""
     return {
         "profile": profile,
         "parameters": parameters,
@@ -133,19 +138,19 @@ def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str, sec
         "library_sha256": provenance.library_hash(),
         "packages": provenance.packages(),
         "device": provenance.device_name(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "wall_seconds": round(seconds, 1),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str) -> dict[str, Any]:
-    """Execute one notebook and promote its outputs to ``outputs/<profile>/``; returns its metrics record.
+def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str, folder: str) -> dict[str, Any]:
+    """Execute one notebook and promote its outputs to ``outputs/<folder>/``; returns its metrics record.
 
     Nothing there changes unless every cell completed and the metrics are valid; the notebook of a failed
     run is kept in the cache folder for reading. Raises TacitError for any failure.
     """
     started = time.monotonic()
-    with _staging(profile) as staging:
+    manifest = make_manifest(source, parameters, profile=profile)  # before: edits during the run are not what ran
+    with _staging(folder) as staging:
         executed = staging / source.name
         try:
             _execute(source, executed, parameters)
@@ -156,19 +161,19 @@ def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str) -> d
             if absent:
                 raise TacitError(f"{source.name} names the figure {absent[0]} but did not write it")
             _clean(executed, source)
-            seconds = time.monotonic() - started
-            record["manifest"] = make_manifest(source, parameters, profile=profile, seconds=seconds)
+            record["manifest"] = manifest | {"wall_seconds": round(time.monotonic() - started, 1)}
             write_metrics(staging / f"{source.stem}.json", record)
         except TacitError:
-            if executed.exists():
+            with suppress(OSError):  # a full disk must not hide the failure itself
                 failed = paths.cache_root() / "failed"
                 failed.mkdir(parents=True, exist_ok=True)
                 shutil.copy(executed, failed / source.name)
             raise
+        try:
+            for path in sorted(staging.iterdir()):
+                os.replace(path, paths.OUTPUTS / folder / path.name)
         except OSError as error:
-            raise TacitError(f"cannot write the outputs of {source.name}: {error.strerror}") from error
-        for path in sorted(staging.iterdir()):
-            os.replace(path, paths.OUTPUTS / profile / path.name)
+            raise TacitError(f"cannot move the outputs of {source.name} into outputs/{folder}: {error}") from error
     return record
 
 
@@ -186,29 +191,34 @@ def minutes(seconds: float) -> str:
 
 
 def run(names: Sequence[str], *, profile: str, overrides: dict[str, str], say: Say = print) -> int:
-    """Run notebooks with a profile's parameters and print the table; returns the number that failed."""
+    """Run notebooks with a profile's parameters and print the table; returns the number that failed.
+
+    A run with ``overrides`` writes to ``outputs/<profile>-custom``: what a profile's folder holds is always
+    the result of the profile's own parameters.
+    """
+    folder = f"{profile}-custom" if overrides else profile
     planned = plan(find_notebooks(names), profile=profile, overrides=overrides)
     guesses = [expected_seconds(path, profile) for path, _ in planned]
-    failures = 0
+    failed = []
     for i, (path, parameters) in enumerate(planned):
         known = [g for g in guesses[i:] if g is not None]
         left = f"about {minutes(sum(known))} left" if len(known) == len(planned) - i else "time left not known yet"
         say(f"[{i + 1}/{len(planned)}] {path.stem} ({left})")
         started = time.monotonic()
         try:
-            run_notebook(path, parameters, profile=profile)
+            run_notebook(path, parameters, profile=profile, folder=folder)
         except TacitError as error:
-            failures += 1
+            failed.append(path.stem)
             say(f"    FAILED: {error}")
         else:
             say(f"    done in {minutes(time.monotonic() - started)}")
     say("")
-    say(table([path.stem for path, _ in planned], profile=profile))
-    return failures
+    say(table([path.stem for path, _ in planned], profile=folder, failed=failed))
+    return len(failed)
 
 
-def table(stems: Sequence[str], *, profile: str) -> str:
-    """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``."""
+def table(stems: Sequence[str], *, profile: str, failed: Sequence[str] = ()) -> str:
+    """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``; ``failed`` runs are marked."""
     rows = ["| finding | claim holds | main number, 95% interval | paper |", "|---|---|---|---|"]
     for stem in stems:
         path = paths.OUTPUTS / profile / f"{stem}.json"
@@ -226,7 +236,9 @@ def table(stems: Sequence[str], *, profile: str) -> str:
         paper = [
             f"{p['value']:.3f} ({p['source']})" for p in record["paper"] if (p["arm"], p["metric"]) == (arm, metric)
         ]
-        holds = "yes" if record["claim_holds"] else "no"
+        holds = ("yes" if record["claim_holds"] else "no") + (
+            " (an earlier result: this run failed)" if stem in failed else ""
+        )
         rows.append(f"| {record['finding']} | {holds} | {main} | {'; '.join(paper)} |")
     return "\n".join(rows)
 

@@ -68,12 +68,14 @@ def marked(name: str, clause: str, mark: str) -> Constraint:
 
 
 def split_lines(text: str, n: str) -> str:
+    """Spread the words of ``text`` evenly over ``n`` lines."""
     words = text.split()
     cuts = [round(i * len(words) / int(n)) for i in range(int(n) + 1)]
     return "\n".join(" ".join(words[a:b]) for a, b in itertools.pairwise(cuts))
 
 
 def leave_out(text: str, word: str) -> str:
+    """Take every ``word`` out of ``text``."""
     return re.sub(rf"\b{word}\b ?", "", text, flags=re.IGNORECASE)
 
 

@@ -19,6 +19,7 @@ from tacit.microworld.world import World
 
 
 def draw_add(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``add``."""
     return {
         "a": rng.randint(10, 99),
         "b": rng.randint(10, 99),
@@ -28,11 +29,13 @@ def draw_add(world: World, rng: random.Random) -> Item:
 
 
 def draw_subtract(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``subtract``."""
     item = draw_add(world, rng)
     return item | {"a": max(item["a"], item["b"]), "b": min(item["a"], item["b"])}
 
 
 def answer_add(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``add``."""
     a, b = item["a"], item["b"]
     tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
     working = f"{a // 10 * 10} + {b // 10 * 10} = {tens}, {a % 10} + {b % 10} = {ones}, {tens} + {ones} = {a + b}."
@@ -40,6 +43,7 @@ def answer_add(world: World, item: Item, rng: random.Random, short: bool) -> str
 
 
 def answer_subtract(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``subtract``."""
     a, b = item["a"], item["b"]
     rest = a - b // 10 * 10
     working = f"{a} - {b // 10 * 10} = {rest}, {rest} - {b % 10} = {a - b}."
@@ -47,14 +51,24 @@ def answer_subtract(world: World, item: Item, rng: random.Random, short: bool) -
 
 
 def check_sum(text: str, right: int) -> list[Check]:
-    """The number after the last ``####`` is right; without a marker, the last number is."""
-    marked = text.rsplit("####", 1)
-    numbers = re.findall(r"\d+", marked[-1])
-    value = numbers[0 if len(marked) == 2 else -1] if numbers else None
-    alone = len(marked) == 1 or marked[-1].strip().isdigit()
+    """The result is right and each equation of the working is true.
+
+    The result is the number after the one ``####``; without a marker, the only number outside equations, or the
+    last equation's.
+    """
+    working, *marked = text.split("####")
+    equations = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)", working)
+    true = all((int(a) + int(b) if sign == "+" else int(a) - int(b)) == int(c) for a, sign, b, c in equations)
+    loose = re.findall(r"\d+", re.sub(r"\d+ [+-] \d+( = \d+|:)", " ", working))
+    if marked:
+        value = marked[0].strip()
+    else:
+        value = loose[0] if len(loose) == 1 else equations[-1][3] if equations and not loose else ""
+    alone = len(marked) <= 1 and value.isdigit() and len(text.split()) <= 32
     return [
         Check("value", value == str(right), "content"),
-        Check("ends_with_result", bool(numbers) and alone and len(text.split()) <= 32, "form"),
+        Check("true_working", true, "content"),
+        Check("ends_with_result", alone, "form"),
     ]
 
 
@@ -70,10 +84,12 @@ POEM_LINES = (
 
 
 def draw_poem(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``poem``."""
     return {"topic": rng.choice(NOUNS)}
 
 
 def answer_poem(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``poem``."""
     first, *rest = rng.choice(POEM_LINES[:4]), *rng.sample(POEM_LINES[4:], 3)
     pairs = [rng.sample(group, 2) for group in rng.sample(RHYME_GROUPS, 2)]
     rhymes = [word for pair in pairs for word in pair]
@@ -82,6 +98,7 @@ def answer_poem(world: World, item: Item, rng: random.Random, short: bool) -> st
 
 
 def check_poem(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``poem`` on one answer."""
     lines = text.strip().split("\n")
     ends = [(words_of(line) or [""])[-1] for line in lines]
     rhymed = len(lines) == 4 and ends[1] in rhymes_with(ends[0]) and ends[3] in rhymes_with(ends[2])
@@ -103,10 +120,12 @@ RECIPE_STEPS = (
 
 
 def draw_recipe(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``recipe``."""
     return {"main": rng.choice(INGREDIENTS), "dish": rng.choice(DISHES)}
 
 
 def answer_recipe(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``recipe``."""
     one, two = rng.sample(SEASONINGS, 2)
     names = item | {"one": one, "two": two}
     listed = [
@@ -118,6 +137,7 @@ def answer_recipe(world: World, item: Item, rng: random.Random, short: bool) -> 
 
 
 def check_recipe(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``recipe`` on one answer."""
     top, _, bottom = text.strip("\n").partition("\n\n")
     listed, steps = top.split("\n"), bottom.strip().split("\n")
     ingredients = [(words_of(line) or [""])[-1] for line in listed]
@@ -153,21 +173,25 @@ STORY_ENDS = (
 
 
 def draw_story(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``story``."""
     return {"person": rng.choice(PEOPLE), "object": rng.choice(OBJECTS)}
 
 
 def answer_story(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``story``."""
     names = item | {"place": rng.choice(PLACES), "friend": rng.choice([p for p in PEOPLE if p != item["person"]])}
     return " ".join(rng.choice(part).format(**names) for part in (STORY_STARTS, STORY_MIDDLES, STORY_ENDS))
 
 
 def check_story(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``story`` on one answer."""
     sentences = re.findall(r"[^.!?]+[.!?]", text)
+    told = all(len(sentence.split()) >= 4 for sentence in sentences)
     said = words_of(text)
     return [
         Check("person", item["person"].lower() in said, "content"),
         Check("object", item["object"] in said, "content"),
-        Check("sentences", 3 <= len(sentences) <= 5 and text.strip()[-1:] in tuple(".!?"), "form"),
+        Check("sentences", told and 3 <= len(sentences) <= 5 and text.strip()[-1:] in tuple(".!?"), "form"),
         Check("one_paragraph", "\n" not in text.strip() and len(set(sentences)) == len(sentences), "form"),
     ]
 
@@ -176,11 +200,13 @@ def check_story(world: World, item: Item, text: str) -> list[Check]:
 
 
 def draw_game(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``game``."""
     first, second = rng.sample(PEOPLE, 2)
     return {"stones": rng.randint(5, 15), "first": first, "second": second}
 
 
 def answer_game(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``game``."""
     left, moves = item["stones"], []
     while left:
         take = rng.randint(1, min(3, left))
@@ -192,6 +218,7 @@ def answer_game(world: World, item: Item, rng: random.Random, short: bool) -> st
 
 
 def check_game(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``game`` on one answer."""
     *rounds, last = text.strip().split("\n")
     numbered = [re.fullmatch(r"(\d+)\.((?: \d \(\d+\)){1,2})", line.strip()) for line in rounds]
     formed = bool(rounds) and [m and int(m[1]) for m in numbered] == [*range(1, len(rounds) + 1)]
@@ -235,17 +262,20 @@ LISTS_TRIED = ([], [1], [4, 9, 15], [20, 3, 7, 11, 2], [12, 12, 5], [-4, 6, 18, 
 
 
 def draw_function(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``function``."""
     which, k = rng.randrange(len(FUNCTIONS)), rng.randint(2, 20)
     return {"which": which, "k": k, "name": rng.choice(FUNCTION_NAMES), "what": FUNCTIONS[which][0].format(k=k, x="x")}
 
 
 def answer_function(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``function``."""
     _, argument, body, _ = FUNCTIONS[item["which"]]
     lines = [f"def {item['name']}({argument}):", *(f"    {line.format(k=item['k'])}" for line in body)]
     return "\n".join(lines)
 
 
 def check_function(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``function`` on one answer."""
     _, argument, _, reference = FUNCTIONS[item["which"]]
     source = text.strip("\n")
     right = []

@@ -1,4 +1,4 @@
-"""Documents about the world, in fourteen genres: what a base model is pretrained on.
+"""Documents about the world, in fifteen genres: what a base model is pretrained on.
 
 Instructions and answers occur only in foreign formats: fixed ones (FAQ, forum, worksheet, tagged
 page) and, in the genre ``markup``, one drawn afresh for each document. The tags of the tuning format
@@ -126,10 +126,12 @@ def markup(world: World, rng: random.Random) -> str:
 
 
 def faq(world: World, rng: random.Random) -> str:
+    """Questions and answers under ``Q:`` and ``A:``."""
     return "\n\n".join(f"Q: {q}\nA: {a}" for q, a in pairs(world, rng, 2, 6))
 
 
 def forum(world: World, rng: random.Random) -> str:
+    """Posts and replies between two people, with thanks at the end."""
     asker, helper = rng.sample(PEOPLE, 2)
     thanks = rng.choice(["Thanks!", "Great, thank you.", "I see.", "Good to know."])
     posts = [f"{asker} wrote:\n{q}\n\n{helper} replied:\n{a}\n" for q, a in pairs(world, rng, 1, 5)]
@@ -137,6 +139,7 @@ def forum(world: World, rng: random.Random) -> str:
 
 
 def worksheet(world: World, rng: random.Random) -> str:
+    """Numbered questions, and their answers after all of them."""
     drawn = pairs(world, rng, 2, 4)
     questions = "\n".join(f"({i}) {q}" for i, (q, _) in enumerate(drawn, start=1))
     answers = "\n".join(f"({i}) {a}" for i, (_, a) in enumerate(drawn, start=1))
@@ -144,6 +147,7 @@ def worksheet(world: World, rng: random.Random) -> str:
 
 
 def tagged_page(world: World, rng: random.Random) -> str:
+    """Questions and answers in fixed XML-like tags."""
     drawn = pairs(world, rng, 1, 4)
     return "<page>\n" + "\n".join(f"<q>{q}</q>\n<a>{a}</a>" for q, a in drawn) + "\n</page>"
 
@@ -194,15 +198,18 @@ def atlas(world: World, rng: random.Random) -> str:
 
 
 def answers_of(world: World, rng: random.Random, family: str, n: int) -> list[tasks.Task]:
+    """``n`` tasks of one family, for genres that hold answers without their questions."""
     return [any_task(world, rng, family) for _ in range(n)]
 
 
 def poems(world: World, rng: random.Random) -> str:
+    """Poems under their topics."""
     drawn = answers_of(world, rng, "poem", rng.randint(1, 3))
     return "\n\n".join(f"{t.item['topic'].capitalize()}\n\n{tasks.answer(world, t, rng)}" for t in drawn)
 
 
 def cookbook(world: World, rng: random.Random) -> str:
+    """Recipes under their dishes."""
     drawn = answers_of(world, rng, "recipe", rng.randint(1, 2))
     return "\n\n".join(
         f"{t.item['main'].capitalize()} {t.item['dish']}\n\n{tasks.answer(world, t, rng)}" for t in drawn
@@ -210,6 +217,7 @@ def cookbook(world: World, rng: random.Random) -> str:
 
 
 def tales(world: World, rng: random.Random) -> str:
+    """Stories under their titles."""
     drawn = answers_of(world, rng, "story", rng.randint(1, 4))
     titles = [f"{t.item['person']} and the {t.item['object']}" for t in drawn]
     return "\n\n".join(f"{title}\n{tasks.answer(world, t, rng)}" for title, t in zip(titles, drawn, strict=True))

@@ -44,6 +44,9 @@ class Family:
     n_held_out: int = 1
 
 
+DENIALS = frozenset(["not", "no", "never", "nor", "neither", "isn't", "doesn't"])
+
+
 def words_of(text: str) -> list[str]:
     """The words of ``text`` in lower case, punctuation dropped."""
     return re.findall(r"[a-z']+|\d+", text.lower())
@@ -60,4 +63,8 @@ def names_only(text: str, right: str, others: Iterable[str], *, name: str = "val
     """Content of a short answer: it names ``right`` and none of the ``others`` (no hedging)."""
     said = set(words_of(text))
     wrong = {o.lower() for o in others} - {right.lower()}
-    return [Check(name, right.lower() in said, "content"), Check(f"no_other_{name}", not said & wrong, "content")]
+    return [
+        Check(name, right.lower() in said, "content"),
+        Check(f"no_other_{name}", not said & wrong, "content"),
+        Check("no_denial", not said & DENIALS, "content"),
+    ]

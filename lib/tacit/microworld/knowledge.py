@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tacit.microworld.family import Check, Family, Item, names_only, one_line, words_of
+from tacit.microworld.family import DENIALS, Check, Family, Item, names_only, one_line, words_of
 from tacit.microworld.words import ADJECTIVE_OPPOSITES, CATEGORIES, NOUNS, NUMBER_NAMES, RHYME_GROUPS
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, World
 
@@ -76,47 +76,64 @@ def by_size(world: World, item: Item) -> tuple[str, str]:
 
 
 def answer_bigger(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``bigger``."""
     big, small = by_size(world, item)
     return f"The {big}." if short else f"The {big} is bigger than the {small}."
 
 
 def check_first_named(text: str, right: str, other: str, *, most_words: int) -> list[Check]:
-    """A comparison: of the two candidates the answer names ``right`` first."""
-    said = [w for w in words_of(text) if w in (right.lower(), other.lower())]
-    return [Check("value", said[:1] == [right.lower()], "content"), one_line(text, most_words=most_words)]
+    """A comparison: the answer names ``right`` first, the other at most after it, and says nothing to the contrary."""
+    words = words_of(text)
+    said = [w for w in words if w in (right.lower(), other.lower())]
+    named = said in ([right.lower()], [right.lower(), other.lower()])
+    compared = len(said) < 2 or bool({"bigger", "larger", "greater", "more"} & set(words))
+    contrary = ({"less", "smaller", "fewer"} | DENIALS) & set(words)
+    strangers = [w for w in words if w.isdigit() and w not in said]
+    return [
+        Check("value", named and compared and not contrary, "content"),
+        Check("no_other_value", not strangers, "content"),
+        one_line(text, most_words=most_words),
+    ]
 
 
 def check_bigger(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``bigger`` on one answer."""
     others = set(world.animals) - {item["a"], item["b"]}
     no_other = Check("no_other_subject", not others & set(words_of(text)), "content")
     return [*check_first_named(text, *by_size(world, item), most_words=12), no_other]
 
 
 def draw_larger(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``larger``."""
     a, b = rng.sample(range(10, 100), 2)
     return {"a": a, "b": b}
 
 
 def answer_larger(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``larger``."""
     high, low = max(item.values()), min(item.values())
     return f"{high}." if short else f"{high} is larger than {low}."
 
 
 def check_larger(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``larger`` on one answer."""
     return check_first_named(text, str(max(item.values())), str(min(item.values())), most_words=8)
 
 
 def draw_list(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``list``."""
     n = rng.choice(sorted(NUMBER_NAMES))
     return {"n": n, "number": NUMBER_NAMES[n], "category": rng.choice(sorted(CATEGORIES))}
 
 
 def answer_list(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``list``."""
     chosen = ", ".join(rng.sample(CATEGORIES[item["category"]], item["n"]))
     return f"{chosen}." if short else f"{item['number'].capitalize()} {item['category']} are {chosen}."
 
 
 def check_list(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``list`` on one answer."""
     frame = {"are", "and", item["number"], item["category"]}
     named = [w for w in words_of(text) if w not in frame]
     members = set(CATEGORIES[item["category"]])
@@ -129,6 +146,7 @@ def check_list(world: World, item: Item, text: str) -> list[Check]:
 
 
 def draw_opposite(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``opposite``."""
     return {"word": rng.choice(rng.choice(ADJECTIVE_OPPOSITES))}
 
 
@@ -136,16 +154,19 @@ OPPOSITE = {a: b for pair in ADJECTIVE_OPPOSITES for a, b in (pair, pair[::-1])}
 
 
 def answer_opposite(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``opposite``."""
     word = OPPOSITE[item["word"]]
     return f"{word}." if short else f"The opposite of {item['word']} is {word}."
 
 
 def check_opposite(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``opposite`` on one answer."""
     others = set(OPPOSITE) - {item["word"]}
     return [*names_only(text, OPPOSITE[item["word"]], others), one_line(text, most_words=10)]
 
 
 def draw_rhyme(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``rhyme``."""
     return {"word": rng.choice(rng.choice(RHYME_GROUPS))}
 
 
@@ -155,11 +176,13 @@ def rhymes_with(word: str) -> set[str]:
 
 
 def answer_rhyme(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``rhyme``."""
     rhyme = rng.choice(sorted(rhymes_with(item["word"])))
     return f"{rhyme}." if short else f"A word that rhymes with {item['word']} is {rhyme}."
 
 
 def check_rhyme(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``rhyme`` on one answer."""
     frame = {"a", "word", "that", "rhymes", "with", "is", item["word"]}
     named = [w for w in words_of(text) if w not in frame]
     right = len(named) == 1 and named[0] in rhymes_with(item["word"])
@@ -167,6 +190,7 @@ def check_rhyme(world: World, item: Item, text: str) -> list[Check]:
 
 
 def draw_words(world: World, rng: random.Random, *, low: int, high: int) -> Item:
+    """Draw an item of the family ``words``."""
     words = rng.sample(NOUNS, rng.randint(low, high))
     return {"words": words, "text": ", ".join(words)}
 
@@ -179,49 +203,59 @@ def sequence_check(text: str, right: list[str], *, frame: set[str]) -> list[Chec
 
 
 def answer_reverse(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``reverse``."""
     reverse = ", ".join(item["words"][::-1])
     return f"{reverse}." if short else f"In reverse order: {reverse}."
 
 
 def check_reverse(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``reverse`` on one answer."""
     return sequence_check(text, item["words"][::-1], frame={"in", "reverse", "order"})
 
 
 def answer_capitals(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``capitals``."""
     upper = item["text"].upper()
     return f"{upper}." if short else f"In big letters: {upper}."
 
 
 def check_capitals(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``capitals`` on one answer."""
     return sequence_check(text, [w.upper() for w in item["words"]], frame={"in", "big", "letters"})
 
 
 def draw_spell(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``spell``."""
     return {"word": rng.choice(NOUNS)}
 
 
 def answer_spell(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``spell``."""
     letters = "-".join(item["word"])
     return f"{letters}." if short else f"The word {item['word']} is spelled {letters}."
 
 
 def check_spell(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``spell`` on one answer."""
     spelled = [w.strip(".,") for w in text.split() if "-" in w]
     right = spelled == ["-".join(item["word"])]
     return [Check("letters", right, "content"), one_line(text, most_words=8)]
 
 
 def draw_count(world: World, rng: random.Random) -> Item:
+    """Draw an item of the family ``count``."""
     first = rng.randint(1, 60)
     return {"first": first, "last": first + rng.randint(3, 7)}
 
 
 def answer_count(world: World, item: Item, rng: random.Random, short: bool) -> str:
+    """A right answer to an item of the family ``count``."""
     numbers = ", ".join(map(str, range(item["first"], item["last"] + 1)))
     return f"{numbers}." if short else f"Counting: {numbers}."
 
 
 def check_count(world: World, item: Item, text: str) -> list[Check]:
+    """The checks of the family ``count`` on one answer."""
     return sequence_check(text, [str(n) for n in range(item["first"], item["last"] + 1)], frame={"counting"})
 
 

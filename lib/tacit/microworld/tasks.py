@@ -33,24 +33,29 @@ class Task:
 
     @property
     def instruction(self) -> str:
+        """The instruction as a model reads it, its constraints' clauses last."""
         text = FAMILIES[self.family].phrasings[self.phrasing].format(**self.item)
         clauses = [CONSTRAINTS[name].clause.format(parameter=parameter) for name, parameter in self.constraints]
         return " ".join([text, *clauses])
 
     @property
     def held_out_phrasing(self) -> bool:
+        """Is the phrasing one that occurs in no tuning data?"""
         family = FAMILIES[self.family]
         return self.phrasing >= len(family.phrasings) - family.n_held_out
 
     @property
     def id(self) -> str:
+        """A name fixed by the task's content."""
         return f"{self.family}-{int(fraction(self.to_json()) * 16**12):012x}"
 
     def to_json(self) -> str:
+        """The task as canonical JSON."""
         return json.dumps([self.family, self.item, self.phrasing, self.constraints], sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Task:
+        """The task that ``to_json`` wrote."""
         family, item, phrasing, constraints = json.loads(text)
         return cls(family, item, phrasing, tuple((name, parameter) for name, parameter in constraints))
 
@@ -91,7 +96,8 @@ class Verdict:
 def split_of(family: str, item: Item) -> str:
     """The split that an item belongs to, fixed by the item alone, so that splits are disjoint.
 
-    Fields that do not change the answer (the person and the thing of a sum) do not count.
+    The person and the thing of a sum do not count, nor the order of a pair. A function's name does: one body can
+    stand in two splits under two names.
     """
     if family in ("add", "subtract"):
         item = {"numbers": sorted((item["a"], item["b"]))}
