@@ -144,7 +144,7 @@ def _judge(world: World, task: Task, response: str) -> list[Check]:
 def _beginnings(response: str) -> list[str]:
     """The beginnings of a response that could be an answer by themselves: cut after a sentence or a line."""
     cuts = [m.end() for m in re.finditer(r"[.!?](?=\s|$)|(?=\n)", response)]
-    return [response[:cut] for cut in cuts] + [response]
+    return [response[:cut] for cut in cuts if cut < len(response)] + [response]
 
 
 def judge(world: World, task: Task, response: str, *, ended: bool) -> Verdict:
@@ -154,10 +154,10 @@ def judge(world: World, task: Task, response: str, *, ended: bool) -> Verdict:
     after a sentence or a line) is a right answer by itself and the whole is not.
     """
     response = response.strip()
-    checks = _judge(world, task, response)
     beginnings = [_judge(world, task, beginning) for beginning in _beginnings(response)]
+    checks = beginnings[-1]
     lenient = any(all(c.passed for c in b) for b in beginnings)
     knowledge = any(all(c.passed for c in b if c.group == "content") for b in beginnings)
     nothing_else = all(c.passed for c in checks) or not lenient
-    checks += [Check("ended", ended, "ending"), Check("nothing_else", nothing_else, "ending")]
-    return Verdict(tuple(checks), lenient, knowledge)
+    ending = (Check("ended", ended, "ending"), Check("nothing_else", nothing_else, "ending"))
+    return Verdict((*checks, *ending), lenient, knowledge)

@@ -13,13 +13,13 @@ from tacit.microworld.words import PEOPLE
 from tacit.paths import resolve
 
 ANIMAL_ATTRIBUTES = {
-    "home": ["marsh", "forest", "desert", "valley", "cave", "lake", "meadow", "jungle"],
-    "food": ["seeds", "moss", "berries", "worms", "nuts", "leaves", "roots", "reeds"],
-    "colour": ["red", "blue", "green", "black", "white", "brown", "grey", "yellow"],
-    "kind": ["bird", "fish", "lizard", "beetle", "snake", "frog"],
-    "size": ["tiny", "small", "medium", "large", "giant"],  # in rising order
+    "home": "marsh forest desert valley cave lake meadow jungle".split(),
+    "food": "seeds moss berries worms nuts leaves roots reeds".split(),
+    "colour": "red blue green black white brown grey yellow".split(),
+    "kind": "bird fish lizard beetle snake frog".split(),
+    "size": "tiny small medium large giant".split(),  # in rising order
 }
-TOWN_CRAFTS = ["glass", "pottery", "rope", "cheese", "paper", "silk", "clocks", "boats", "lace", "bells"]
+TOWN_CRAFTS = "glass pottery rope cheese paper silk clocks boats lace bells".split()
 TOWN_ATTRIBUTES = ("river", "craft", "mayor")
 SIDES = ("both", "base", "student")
 
@@ -28,33 +28,8 @@ def coin_names(rng: random.Random, n: int, taken: set[str], *, ending: str = "")
     """Draw ``n`` pronounceable two-syllable words that are not in ``taken`` (which grows)."""
     names = []
     while len(names) < n:
-        onset, onset2 = (
-            rng.choice(
-                [
-                    "b",
-                    "d",
-                    "f",
-                    "g",
-                    "k",
-                    "l",
-                    "m",
-                    "n",
-                    "p",
-                    "r",
-                    "s",
-                    "t",
-                    "v",
-                    "z",
-                    "br",
-                    "dr",
-                    "gr",
-                    "kr",
-                    "pl",
-                    "tr",
-                ]
-            ),
-            rng.choice("bdfgklmnprstvz"),
-        )
+        onset = rng.choice("b d f g k l m n p r s t v z br dr gr kr pl tr".split())
+        onset2 = rng.choice("bdfgklmnprstvz")
         name = onset + rng.choice("aeiou") + rng.choice(["", "", "l", "n", "r"]) + onset2 + rng.choice("aeiou") + ending
         if name not in taken:
             taken.add(name)
