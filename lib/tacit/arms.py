@@ -120,7 +120,7 @@ def cached_responses(
         options = {"ids": ids, "make_processors": make_processors, **settings}
         return [asdict(r) for r in generate_responses(model, tokenizer, instructions, **options)]
 
-    return [Response(**row) for row in cached_json(key, make)]
+    return [Response(**row | {"tokens": tuple(row["tokens"])}) for row in cached_json(key, make)]
 
 
 def ruled_responses(

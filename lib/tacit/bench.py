@@ -35,7 +35,7 @@ from tacit import paths, provenance
 from tacit.chat import encode_prompt
 from tacit.errors import TacitError
 from tacit.finetuning import collate, epoch_losses, finetune
-from tacit.generation import MakeProcessors, Response, end_tokens, finish, generate_responses
+from tacit.generation import MakeProcessors, Response, end_tokens, finish, generate_responses, plain_options
 from tacit.instructions import IGNORED, encode_examples
 from tacit.microworld.examples import draw_examples
 from tacit.microworld.world import World, read_world
@@ -133,11 +133,9 @@ def generate_alone(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             use_cache=use_cache,
             logits_processor=LogitsProcessorList(make_processors(mask) if make_processors else []),
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
+            **plain_options(model, tokenizer),
         )
         responses.append(finish(tokenizer, out[0, ids.shape[1] :].tolist(), ends=ends))
     return responses

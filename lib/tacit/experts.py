@@ -18,21 +18,38 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 Combiner = Callable[..., Tensor]
 
 
-def contrast(expert: Tensor, amateur: Tensor, *, alpha: float = 0.1, beta: float = 1.0) -> Tensor:
-    """Contrastive scores of the next token: log p_expert - beta log p_amateur on the plausible tokens.
+def plausible(logits: Tensor, *, alpha: float) -> Tensor:
+    """Log-probabilities with -inf where p < ``alpha`` max p: the tokens that a model itself finds plausible.
 
-    Plausible are the tokens with p_expert >= ``alpha`` max p_expert; the others score -inf. ``alpha`` 0
-    masks nothing; ``beta`` 0 leaves the expert (mask aside). Logits [..., V] in, float32 scores [..., V]
-    out, to be sampled from as logits. Source: CoDIT (Ichinose et al. 2026, its released decoder); the
-    mask is that of contrastive decoding (Li et al. 2022, eq. 3).
+    ``alpha`` 0 leaves all, 1 only the likeliest. Not normalised again. Logits [..., V] in, float32 [..., V] out. Source:
+    contrastive decoding (Li et al. 2022, eq. 3).
     """
-    scores = log_expert = torch.log_softmax(expert.float(), dim=-1)
-    if beta:
-        scores = scores - beta * torch.log_softmax(amateur.float(), dim=-1)
-    if alpha:
-        least = log_expert.amax(dim=-1, keepdim=True) + math.log(alpha)
-        scores = scores.masked_fill(log_expert < least, -torch.inf)
-    return scores
+    log_p = torch.log_softmax(logits.float(), dim=-1)
+    if not alpha:
+        return log_p
+    least = log_p.amax(dim=-1, keepdim=True) + math.log(alpha)
+    return log_p.masked_fill(log_p < least, -torch.inf)
+
+
+def contrast(
+    expert: Tensor, amateur: Tensor, *, alpha: float = 0.1, beta: float = 1.0, exempt: Sequence[int] = ()
+) -> Tensor:
+    """Contrastive scores of the next token: log p_expert - beta log p_amateur on the expert's ``plausible`` tokens.
+
+    The others score -inf. ``beta`` 0 leaves the expert (mask aside). Tokens in ``exempt`` (the end tokens, say) keep the
+    expert's probability among the plausible tokens, and the others share the rest in proportion to their contrast; the released
+    decoder exempts none. Logits [..., V] in, float32 scores [..., V] out, to be sampled from as logits. Source: CoDIT
+    (Ichinose et al. 2026, its released decoder).
+    """
+    log_expert = plausible(expert, alpha=alpha)
+    scores = log_expert - beta * torch.log_softmax(amateur.float(), dim=-1) if beta else log_expert
+    if not exempt:
+        return scores
+    index = torch.tensor(sorted(set(exempt)), device=scores.device)
+    kept = torch.log_softmax(log_expert, dim=-1)[..., index]  # [..., exempt]
+    others = torch.log_softmax(scores.index_fill(-1, index, -torch.inf), dim=-1)  # NaN where no other is plausible
+    left = torch.log1p(-kept.exp().sum(dim=-1, keepdim=True).clamp(max=1.0))  # log of what the others share
+    return (others.nan_to_num(nan=-torch.inf, neginf=-torch.inf) + left).index_copy(-1, index, kept)
 
 
 def product_of_experts(*logits: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ MakeProcessors = Callable[[Tensor], Sequence[LogitsProcessor]]  # from the promp
 
 @dataclass(frozen=True)
 class Response:
-    """One response: its text, why it ended (``eos`` or ``length``) and its tokens, the end token included."""
+    """One response: its text, why it ended (``eos`` or ``length``), how many tokens it has and which, the end token included."""
 
     text: str
     finish_reason: str
     n_tokens: int
+    tokens: tuple[int, ...] = ()
 
 
 class KeyedSampling(LogitsProcessor):
@@ -90,16 +91,11 @@ def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=min(SEGMENT, max_new_tokens - ids.shape[1] + width),
-            do_sample=False,
             logits_processor=processors,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
-            repetition_penalty=1.0,  # a checkpoint's own generation settings would change its distribution silently
-            no_repeat_ngram_size=0,
-            min_new_tokens=0,
             use_cache=True,
             past_key_values=cache,
             return_dict_in_generate=True,
+            **plain_options(model, tokenizer),
         )
         ids, cache = out.sequences, out.past_key_values  # [alive, width + tokens so far]
         full = ids.shape[1] - width >= max_new_tokens
@@ -123,12 +119,28 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     return sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])})
 
 
+def plain_options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Options of ``generate`` for greedy decoding from the model's own distribution, until an end token.
+
+    A checkpoint's generation settings (sampling, penalties) would change that distribution silently.
+    """
+    return {
+        "do_sample": False,
+        "eos_token_id": end_tokens(model, tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "min_new_tokens": 0,
+    }
+
+
 def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int], *, ends: Sequence[int]) -> Response:
     """Cut a row of new tokens at its first end token and decode it."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), None)
     ended = stop is not None
     kept = tokens[:stop]
-    return Response(tokenizer.decode(kept, skip_special_tokens=True), "eos" if ended else "length", len(kept) + ended)
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return Response(text, "eos" if ended else "length", len(kept) + ended, tuple(tokens[: len(kept) + ended]))
 
 
 def generate_responses(

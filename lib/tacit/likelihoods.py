@@ -101,6 +101,35 @@ def response_likelihoods(
     return pd.DataFrame({"summed": totals, "mean": totals / n_tokens, "n_tokens": n_tokens})
 
 
+def token_log_ratios(
+    expert: PreTrainedModel,
+    amateur: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = 8192,
+) -> list[list[float]]:
+    """log p_expert - log p_amateur of every token of each response given its prompt, in nats: [rows][tokens].
+
+    ``prompts`` and ``responses`` are token ids, the end token one of the response's; one forward pass of each model per batch,
+    softmax in float32. Full distributions, unmasked. Raises TacitError for a row that does not fit into memory.
+    """
+    inputs = [[*prompt, *response][:-1] for prompt, response in zip(prompts, responses, strict=True)]
+
+    def score(batch: list[int]) -> list[list[float]]:
+        rows, first = [inputs[i] for i in batch], [len(prompts[i]) - 1 for i in batch]
+        both = [next_logits(model, tokenizer, rows, first) for model in (expert, amateur)]
+        found = []
+        for i, *logits in zip(batch, *both, strict=True):
+            chosen = torch.tensor([responses[i]], device=logits[0].device).T  # [T, 1]
+            ours, theirs = (torch.log_softmax(z.float(), dim=-1).gather(1, chosen).squeeze(1) for z in logits)  # [T]
+            found.append((ours - theirs).tolist())
+        return found
+
+    return in_batches(inputs, score, batch_tokens=batch_tokens)
+
+
 def draw_others(n_items: int, *, n_others: int, seed: int, groups: Sequence[object] | None = None) -> list[list[int]]:
     """For each item the indices of ``n_others`` other items, drawn uniformly without repeats: [n_items][n_others].
 

@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from tacit.chat import encode_prompt
 from tacit.errors import TacitError
-from tacit.generation import MakeProcessors, end_tokens
+from tacit.generation import MakeProcessors, plain_options
 
 
 def surface(token: str) -> str:
@@ -157,16 +157,11 @@ def token_changes(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
-        do_sample=False,
         logits_processor=LogitsProcessorList(make_processors(mask)),
-        eos_token_id=end_tokens(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_new_tokens=0,
         output_logits=True,
         output_scores=True,
         return_dict_in_generate=True,
+        **plain_options(model, tokenizer),
     )
     chosen = out.sequences[0, ids.shape[1] :]  # [T]
     plain, ruled = (torch.log_softmax(torch.cat(steps).float(), dim=-1) for steps in (out.logits, out.scores))  # [T, V]
