@@ -1,4 +1,4 @@
-"""The command line: ``python -m tacit run | table | pretrain | readiness | bench``."""
+"""The command line: ``python -m tacit run | table | synthesize | pretrain | posttrain | readiness | bench``."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     pretrain.add_argument(
         "models", nargs="*", metavar="MODEL", help="micro-base, micro-student (both by default), or readiness"
     )
+    commands.add_parser("posttrain", help="post-train the micro teacher on response constraints, about five minutes")
     ready = commands.add_parser(
         "readiness", help="pretrain finding 6's base models, about two hours, and measure each; resumes when killed"
     )
@@ -102,11 +103,35 @@ def pretrain_models(names: list[str]) -> None:
         print(f"{name} is in {out}; its checkpoints can be deleted: {work}")
 
 
+def post_train_teacher() -> None:
+    """Post-train micro-base to the micro teacher, with the families and constraints of findings 7 to 11."""
+    from tacit import paths
+    from tacit.posttraining import post_train
+
+    out = post_train(
+        base="outputs/models/micro-base",
+        out=paths.MODELS / "micro-teacher",
+        families="home food colour kind size river craft mayor bigger larger list opposite rhyme capitals spell".split(),
+        constraints=(
+            "upper lower unpunctuated hyphens question exclamation ellipsis ending opening title bullets brackets quotes twice"
+        ).split(),
+        sizes=[2_000, 2_500, 3_000, 4_000],
+        least=0.6,
+        most=0.9,
+        n_validation=192,
+        epochs=2,
+        learning_rate=3e-4,
+        batch_size=16,
+        max_new_tokens=64,
+        seed=100,
+    )
+    print(f"micro-teacher is in {out}")
+
+
 def measure_readiness(names: list[str]) -> None:
     """Pretrain finding 6's base models where they are missing and measure each with the notebook's micro parameters."""
-    import json
-
     from tacit import evaluation, paths, readiness
+    from tacit.metrics import write_json
     from tacit.parameters import read_params
 
     known = [name for name in recipes() if name.startswith("markup-")]
@@ -125,7 +150,7 @@ def measure_readiness(names: list[str]) -> None:
     for name in names:
         settings = {key: value for key, value in values.items() if key not in elsewhere}
         record = readiness.measure_base(str(recipes()[name]["out"]), bench=bench, **settings)
-        (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
+        write_json(folder / f"{name}.json", record)
         print(f"measured: outputs/readiness/{name}.json")
 
 
@@ -149,6 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "pretrain":
             pretrain_models(options.models)
+            return 0
+        if options.command == "posttrain":
+            post_train_teacher()
             return 0
         if options.command == "readiness":
             measure_readiness(options.models)

@@ -23,6 +23,7 @@ from tacit.generation import Response
 from tacit.instructions import blank_instructions
 from tacit.judges import judge_pairs
 from tacit.keyed import fingerprint
+from tacit.microworld.constraints import CONSTRAINTS
 from tacit.microworld.examples import draw_examples, score_responses
 from tacit.microworld.styles import MARKERS, draw_near_domain
 from tacit.microworld.tasks import FAMILIES
@@ -85,18 +86,31 @@ class Evaluation:
         return strict_rate
 
 
-def micro_evaluation(world: str, *, n_validation: int, n_test: int) -> Evaluation:
-    """The micro world's: tasks of every family, judged by their verifiers.
+def micro_evaluation(
+    world: str,
+    *,
+    n_validation: int,
+    n_test: int,
+    families: Sequence[str] = tuple(FAMILIES),
+    constraints: Sequence[str] = (),
+) -> Evaluation:
+    """The micro world's: tasks of ``families`` (all by default), judged by their verifiers.
 
-    The training set ``broad`` holds all families, any other name is one family. Ties are half a win.
+    With ``constraints``, each instruction carries one or two of them. The training set ``broad`` holds all families, any other
+    name is one family. Ties are half a win. Raises TacitError for an unknown family or constraint.
     """
     the_world = read_world(world)
+    for what, given, known in (("family", families, FAMILIES), ("constraint", constraints, CONSTRAINTS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise TacitError(f"there is no {what} {unknown[0]!r}: choose among {', '.join(known)}")
+    asked = {"constrained": 1.0, "constraints": tuple(constraints)} if constraints else {}
 
     def draw(name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
         if name != BROAD and name not in FAMILIES:
             raise TacitError(f"no training set {name!r}: there are {BROAD} and the families {', '.join(FAMILIES)}")
-        families = tuple(FAMILIES) if name == BROAD else (name,)
-        drawn = draw_examples(the_world, split="train", n=n, seed=seed, families=families, short=short, repeat=True)
+        options = {"families": tuple(families) if name == BROAD else (name,), "short": short, "repeat": True}
+        drawn = draw_examples(the_world, split="train", n=n, seed=seed, **options, **asked)
         return blank_instructions(drawn) if blank else drawn
 
     def near(name: str, *, n: int, seed: int) -> Dataset:
@@ -112,9 +126,11 @@ def micro_evaluation(world: str, *, n_validation: int, n_test: int) -> Evaluatio
         return MARKERS[name]
 
     return Evaluation(
-        validation=draw_examples(the_world, split="validation", n=n_validation, seed=0),
-        test=draw_examples(the_world, split="test", n=n_test, seed=0),
-        kinds=("strict", "lenient", "knowledge", "following", "ended"),
+        validation=draw_examples(
+            the_world, split="validation", n=n_validation, seed=0, families=tuple(families), **asked
+        ),
+        test=draw_examples(the_world, split="test", n=n_test, seed=0, families=tuple(families), **asked),
+        kinds=("strict", "lenient", "knowledge", "following", "ended", *(["constraints met"] if constraints else [])),
         draw=draw,
         near=near,
         marker=marker,
@@ -201,9 +217,9 @@ def judged_evaluation(
 
 
 def make_evaluation(
-    *, world: str, sources: Mapping[str, str], judge: str, n_validation: int, n_test: int
+    *, world: str, sources: Mapping[str, str], judge: str, n_validation: int, n_test: int, **tasks
 ) -> Evaluation:
-    """``micro_evaluation`` when ``world`` is not empty, else ``judged_evaluation``."""
+    """``micro_evaluation`` when ``world`` is not empty, of the ``tasks`` (families, constraints) given; else ``judged_evaluation``."""
     if world:
-        return micro_evaluation(world, n_validation=n_validation, n_test=n_test)
+        return micro_evaluation(world, n_validation=n_validation, n_test=n_test, **tasks)
     return judged_evaluation(sources, n_validation=n_validation, n_test=n_test, judge=judge)

@@ -73,14 +73,19 @@ def validate_metrics(record: Any, *, name: str) -> None:
         raise TacitError(f"{name}: its headline names no result: {record['headline']}")
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON value whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
 def write_metrics(path: str | Path, record: dict) -> None:
     """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all."""
-    path = Path(path)
     record = {"manifest": {}} | record
-    validate_metrics(record, name=path.name)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    validate_metrics(record, name=Path(path).name)
+    write_json(path, record)
 
 
 def read_metrics(path: str | Path) -> dict:

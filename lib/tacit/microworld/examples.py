@@ -34,7 +34,7 @@ def draw_examples(
     A family whose items of this split run out gives its turns to the others; with ``repeat``, instructions then recur,
     each time with another response (the splits of poems and recipes are small). ``short`` responses do not restate the
     instruction. A share ``constrained`` of the instructions carries one or two of the
-    response ``constraints``. Raises ValueError when the split does not hold ``n`` instructions.
+    response ``constraints``, held-out pairs of them in the test split only. Raises ValueError when the split does not hold ``n`` instructions.
     """
     rng = random.Random(f"examples-{world.seed}-{split}-{seed}")
     rows: dict[str, dict] = {}
@@ -46,7 +46,8 @@ def draw_examples(
             for _ in range(50):
                 chosen = ()
                 if rng.random() < constrained:
-                    chosen = draw_constraints(rng, family, n=rng.choice([1, 1, 2]), names=tuple(constraints))
+                    names, every = tuple(constraints), split == "test"
+                    chosen = draw_constraints(rng, family, n=rng.choice([1, 1, 2]), names=names, every_pair=every)
                 task = tasks.draw_task(world, rng, split=split, family=family, constraints=chosen)
                 if task.instruction not in rows:
                     response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"), short=short)
@@ -88,7 +89,7 @@ def score_responses(world: World, examples: Dataset, responses: Sequence[Respons
 
     ``strict`` and ``lenient`` are the verdict's; ``graded`` is the share of all constraints met;
     ``knowledge`` whether the content of some beginning is right; ``following`` the share of form, constraints and ending;
-    ``ended`` whether the model stopped by itself.
+    ``ended`` whether the model stopped by itself; ``constraints met`` whether all response constraints are (1 where there are none).
     """
     verdicts = judge_responses(world, examples, responses)
     return pd.DataFrame(
@@ -101,5 +102,6 @@ def score_responses(world: World, examples: Dataset, responses: Sequence[Respons
             "knowledge": [float(v.knowledge) for v in verdicts],
             "following": [v.following for v in verdicts],
             "ended": [float(r.finish_reason == "eos") for r in responses],
+            "constraints met": [float(v.share("constraint") == 1.0) for v in verdicts],
         }
     )
