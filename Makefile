@@ -8,7 +8,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 
-.PHONY: help findings test pretrain readiness lab bench table format lint clean
+.PHONY: help findings test pretrain posttrain readiness lab bench table format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ test: $(VENV)/stamp ## run the tests
 
 pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain
+
+posttrain: $(VENV)/stamp ## post-train the micro teacher anew from micro-base (about five minutes on 2 cores)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit posttrain
 
 readiness: $(VENV)/stamp ## pretrain finding 6's base models and measure each into outputs/readiness (two hours on 2 cores)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit readiness

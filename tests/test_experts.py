@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import CONFIGS, VOCABULARY, make_model
-from tacit.experts import Experts, contrast, product_of_experts, weighted_sum
+from tacit.experts import Experts, contrast, plausible, product_of_experts, weighted_sum
 from transformers import LlamaConfig
 
 CONTRAST = partial(contrast, alpha=0.1, beta=1.0)
@@ -89,6 +89,53 @@ def test_contrast_by_hand():
     half = contrast(expert, amateur, alpha=0.0, beta=0.5)
     torch.testing.assert_close(half, expert - 0.5 * amateur)
     torch.testing.assert_close(contrast(expert + 3, amateur - 5, alpha=0.1, beta=1.0), scores)  # shifts cancel
+
+
+def test_plausible_tokens_by_hand():
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    torch.testing.assert_close(plausible(p.log() + 2, alpha=0.0), p.log())
+    kept = plausible(p.log(), alpha=0.3)  # p >= 0.15, its edge up to rounding
+    torch.testing.assert_close(kept[:2], p[:2].log())  # not normalised again
+    assert kept[3] == -torch.inf
+    assert plausible(p.log(), alpha=1.0).isfinite().tolist() == [True, False, False, False]
+    assert plausible(torch.zeros(3), alpha=1.0).isfinite().all()  # equals of the likeliest stay
+    assert plausible(torch.tensor([[0.0, -torch.inf]]), alpha=0.0).tolist() == [[0.0, -torch.inf]]
+    assert plausible(torch.zeros(4, dtype=torch.bfloat16), alpha=0.1).dtype == torch.float32
+
+
+def contrast_law(expert, amateur, *, alpha, beta, exempt):
+    """Probabilities of the next token by the definition, one token at a time, from probabilities as lists."""
+    kept = [i for i, p in enumerate(expert) if p >= alpha * max(expert)]
+    total = sum(expert[i] for i in kept)
+    law = [expert[i] / total if i in kept and i in exempt else 0.0 for i in range(len(expert))]
+    left, ratio = 1 - sum(law), {i: expert[i] / amateur[i] ** beta for i in kept if i not in exempt}
+    for i, value in ratio.items():
+        law[i] = left * value / sum(ratio.values())
+    return torch.tensor(law)
+
+
+@pytest.mark.parametrize("exempt", [[1], [3], [1, 2, 2], [0, 1], [4], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 1.0), (0.0, 0.5), (0.3, 2.0), (0.1, 0.0)])
+def test_exempt_tokens_keep_the_experts_probability(exempt, alpha, beta):
+    expert, amateur = [0.4, 0.3, 0.2, 0.08, 0.02], [0.7, 0.05, 0.1, 0.1, 0.05]
+    logits = [torch.tensor(p).log() + shift for p, shift in ((expert, 3.0), (amateur, -2.0))]
+    scores = contrast(*logits, alpha=alpha, beta=beta, exempt=exempt)
+    assert not scores.isnan().any()
+    expected = contrast_law(expert, amateur, alpha=alpha, beta=beta, exempt=exempt)
+    torch.testing.assert_close(torch.softmax(scores, dim=-1), expected)
+    both = contrast(*(z.expand(2, 3, -1) for z in logits), alpha=alpha, beta=beta, exempt=exempt)
+    assert torch.equal(both, scores.expand(2, 3, -1))
+
+
+def test_exempt_tokens_at_the_edges():
+    sure = torch.tensor([0.98, 0.01, 0.01]).log()
+    amateur = torch.tensor([0.98, 0.001, 0.019]).log()
+    alone = contrast(sure, amateur, alpha=0.5, exempt=[0])  # nothing else is plausible
+    torch.testing.assert_close(alone, torch.tensor([0.0, -torch.inf, -torch.inf]))
+    implausible = contrast(sure, amateur, alpha=0.5, exempt=[1])
+    torch.testing.assert_close(implausible, torch.tensor([0.0, -torch.inf, -torch.inf]))
+    certain = contrast(torch.tensor([0.0, -200.0]), torch.zeros(2), alpha=0.0, exempt=[0])  # probability 1 in float32
+    assert certain[0] == 0.0 and not certain.isnan().any()
 
 
 def test_product_and_weighted_sum_by_hand():

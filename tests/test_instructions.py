@@ -119,3 +119,14 @@ def test_a_line_separator_within_a_text_is_no_line(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"instruction": "a\u2028b", "response": "c"}\n', encoding="utf-8")
     assert read_instructions(path)["instruction"][:] == ["a\u2028b"]
+
+
+def test_models_that_can_think_first_are_told_not_to(tokenizer):
+    """As Qwen3's template: by default it lets the model think, told not to it closes an empty thought."""
+    import copy
+
+    thinker = copy.deepcopy(tokenizer)
+    thinker.chat_template = (
+        "{{ messages[0]['content'] }}:{% if enable_thinking is defined and enable_thinking is false %}<no>{% endif %}"
+    )
+    assert render_prompt(thinker, "Why?") == "Why?:<no>"

@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import CONFIGS, make_model
 from tacit import likelihoods
-from tacit.chat import render_prompt
+from tacit.chat import encode_prompt, render_prompt
 from tacit.errors import TacitError
 from tacit.experts import Experts, product_of_experts
 from tacit.instructions import encode_example
-from tacit.likelihoods import draw_others, rank_response, ranking_table, response_likelihoods
+from tacit.likelihoods import draw_others, rank_response, ranking_table, response_likelihoods, token_log_ratios
 
 PAIRS = [
     ("Where does the dirde live?", "In the north."),
@@ -193,3 +193,24 @@ def test_from_texts_to_ranks(tiny, tokenizer):
         summed, counts = reference(tiny, tokenizer, [(instructions[i], responses[j]) for j in (i, *others[i])])
         assert table["summed"][i] == np.mean(summed[0] > summed[1:])
         assert table["mean"][i] == np.mean(summed[0] / counts[0] > summed[1:] / counts[1:])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_log_ratios_are_those_of_a_loop_over_tokens(name, tokenizer):
+    expert = own_model(name, tokenizer)
+    amateur = make_model(expert.config, seed=1)
+    prompts = [encode_prompt(tokenizer, text) for text, _ in PAIRS]
+    responses = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for _, text in PAIRS]
+    found = token_log_ratios(expert, amateur, tokenizer, prompts, responses)
+    assert list(map(len, found)) == list(map(len, responses))
+    for prompt, response, ratios in zip(prompts, responses, found, strict=True):
+        for i, token in enumerate(response):
+            ids = torch.tensor([prompt + response[:i]])
+            with torch.no_grad():
+                logits = [model(ids, use_cache=False).logits[0, -1].double() for model in (expert, amateur)]
+            ours, theirs = (torch.log_softmax(z, dim=-1)[token].item() for z in logits)
+            assert ratios[i] == pytest.approx(ours - theirs, abs=2e-4)
+    alone = token_log_ratios(expert, amateur, tokenizer, prompts, responses, batch_tokens=1)
+    for a, b in zip(found, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    assert token_log_ratios(expert, expert, tokenizer, prompts[:1], responses[:1])[0] == [0.0] * len(responses[0])

@@ -86,12 +86,25 @@ def test_a_pair_with_other_vocabularies_names_the_token(tiny, tokenizer):
         check_pair(tiny, tiny, tokenizer, other)
 
 
-def test_a_pair_with_other_ends_or_widths_is_refused(tiny, tokenizer):
+def test_a_pair_with_other_beginnings_or_widths_is_refused(tiny, tokenizer):
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.bos_token = "<pad>"
+    with pytest.raises(TacitError, match="bos_token_id"):
+        check_pair(tiny, tiny, tokenizer, other)
+    with pytest.raises(TacitError, match="width"):
+        check_pair(tiny, make_model(CONFIGS["llama"], seed=0), tokenizer, tokenizer)
+
+
+def test_a_pair_may_end_differently(saved, tmp_path, tiny, tokenizer):
+    """As Llama 3.1's: <|eot_id|> ends a turn of the chat model, <|end_of_text|> a text of its base. The expert's counts."""
     import copy
 
     other = copy.deepcopy(tokenizer)
     other.eos_token = "<pad>"
-    with pytest.raises(TacitError, match="eos_token_id"):
-        check_pair(tiny, tiny, tokenizer, other)
-    with pytest.raises(TacitError, match="width"):
-        check_pair(tiny, make_model(CONFIGS["llama"], seed=0), tokenizer, tokenizer)
+    check_pair(tiny, tiny, tokenizer, other)
+    tiny.save_pretrained(tmp_path / "base")
+    other.save_pretrained(tmp_path / "base")
+    *_, ours = load_pair(str(saved), str(tmp_path / "base"))
+    assert ours.eos_token_id == tokenizer.eos_token_id != other.eos_token_id

@@ -174,6 +174,79 @@ def test_alpaca_eval(tmp_path):
     assert pairs(load(tmp_path, "alpaca_eval", [row], suffix=".json")) == [("What?", "That.")]
 
 
+def conversation(*texts, language="English", **columns):
+    """A row of LMSYS-Chat-1M: turns of user and assistant in alternation."""
+    turns = [{"content": text, "role": ("user", "assistant")[i % 2]} for i, text in enumerate(texts)]
+    moderation = [{"categories": {"violence": False}, "category_scores": {"violence": 0.1}, "flagged": False}] * len(
+        turns
+    )
+    row = {"conversation_id": "0a", "model": "vicuna-33b", "conversation": turns, "turn": len(texts) // 2}
+    return row | {"language": language, "openai_moderation": moderation, "redacted": False} | columns
+
+
+def wild(row):
+    """The same as a row of WildChat-1M, whose turns have more columns, some of them null."""
+    who = {"country": "Japan", "hashed_ip": "f0", "language": "English", "redacted": False, "state": None}
+    turns = [{**turn, **who, "toxic": False, "turn_identifier": 1, "timestamp": None} for turn in row["conversation"]]
+    renamed = {key: row[key] for key in ("model", "turn", "language", "openai_moderation", "redacted")}
+    return {"conversation_hash": "0a", "timestamp": None, "conversation": turns, **renamed, "toxic": False}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(("name", "layout"), [("lmsys", dict), ("wildchat", wild)])
+def test_conversations_give_their_first_exchange_in_english(tmp_path, name, layout, suffix):
+    rows = [
+        conversation("größer 😀\u2028?", " kleiner\n", "And now?", "No."),
+        conversation("Wie geht's?", "Gut.", language="German"),
+        conversation("Nobody answers"),
+        conversation(" ", "Pardon?", "Why?", "Because."),
+        conversation("Why?", None),
+        conversation("Why?", "Because."),
+        conversation("Hola", "Hola", language=None),
+        conversation("Why?", "Because.", "And?"),
+    ]
+    loaded = load(tmp_path, name, [layout(row) for row in rows], suffix=suffix)
+    assert pairs(loaded) == [("größer 😀\u2028?", "kleiner"), ("Why?", "Because."), ("Why?", "Because.")]
+    assert loaded["id"] == [f"{name}-0", f"{name}-5", f"{name}-7"]
+
+
+def test_a_response_answers_the_first_user_turn(tmp_path):
+    system, user, assistant = ({"role": role, "content": role.upper()} for role in ("system", "user", "assistant"))
+    turns = [[system, user, assistant], [assistant, user, assistant], [user, user, assistant], [assistant, user], []]
+    rows = [conversation(conversation=part) for part in turns]
+    loaded = load(tmp_path, "lmsys", rows)
+    assert pairs(loaded) == [("USER", "ASSISTANT")] * 2
+    assert loaded["id"] == ["lmsys-0", "lmsys-1"]
+
+
+@pytest.mark.parametrize("name", ["lmsys", "wildchat"])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"conversation": None}, "'conversation' must be a list of turns, this is None"),
+        ({"conversation": "[{'role': 'user'}]"}, "'conversation' must be a list of turns"),
+        ({"conversation": ["Why?", "Because."]}, "'conversation' must be a list of turns"),
+        ({"conversation": [{"from": "human", "value": "Why?"}]}, "no column 'role'; the columns are from, value"),
+        ({"conversation": [{"role": "user"}]}, "no column 'content'"),
+        ({"conversation": [{"role": "user", "content": ["Why?"]}]}, "'content' must hold texts"),
+        ({"language": 3}, "'language' must hold texts, this is 3"),
+    ],
+)
+def test_malformed_conversations_are_named(tmp_path, name, broken, message):
+    rows = [conversation("Why?", "Because."), conversation("Why?", "Because.") | broken]
+    with pytest.raises(TacitError, match=r"data\.jsonl, row 1 \(counted from 0\): .*") as caught:
+        load(tmp_path, name, rows)
+    assert message in str(caught.value)
+    assert len(load(tmp_path, name, rows, n=1)) == 1  # reads no further than it needs
+
+
+def test_conversations_of_another_dataset_are_refused(tmp_path):
+    with pytest.raises(TacitError, match=r"row 0 .*no column 'language'; the columns are conversation"):
+        load(tmp_path, "wildchat", [{"conversation": []}])
+    with pytest.raises(TacitError, match="no row that is usable as lmsys"):
+        load(tmp_path, "lmsys", [conversation("Bonjour", "Salut", language="French")])
+
+
 def test_jsonl_keeps_its_own_ids(tmp_path):
     rows = [{"instruction": "A", "response": "B", "id": "x", "more": 1}, {"instruction": "C"}]
     loaded = load(tmp_path, "jsonl", rows)

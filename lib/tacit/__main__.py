@@ -11,7 +11,7 @@ from tacit.errors import TacitError
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m tacit", description="Run Tacit's notebooks and pretrain its micro models."
+        prog="python -m tacit", description="Run Tacit's notebooks, pretrain its micro models, synthesize data."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     table.add_argument("--bench", action="store_true", help="the table of speed ratios from outputs/bench instead")
     pretrain = commands.add_parser("pretrain", help="pretrain a micro model; resumes a killed run")
     pretrain.add_argument(
-        "models", nargs="*", metavar="MODEL", help="micro-base, micro-student (both by default), or readiness"
+        "models", nargs="*", metavar="MODEL", help="micro-base, micro-student, micro-sibling (these by default), or readiness"
     )
     commands.add_parser("posttrain", help="post-train the micro teacher on response constraints, about five minutes")
     ready = commands.add_parser(
@@ -46,7 +46,77 @@ def make_parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="tiny sizes into the cache folder: shows that it runs, measures nothing"
     )
     bench.add_argument("--repeats", type=int, default=5, help="interleaved repeats; their median counts (default: 5)")
+    add_synthesize(commands)
     return parser
+
+
+def add_synthesize(commands) -> None:
+    """The options of ``tacit.synthesize``, with its defaults."""
+    made = commands.add_parser(
+        "synthesize", help="make a dataset from two models by CoDIT's decoding; resumes when killed"
+    )
+    model = "a checkpoint's folder, or a hub id with an optional @revision"
+    made.add_argument("--expert", required=True, metavar="MODEL", help=model)
+    made.add_argument("--amateur", required=True, metavar="MODEL", help=model)
+    source = "a JSONL file with an instruction (and id) a line, or name:place as in params/, such as 'alpaca:tatsu-lab/alpaca@REV[:1000]' for 1000 rows"
+    made.add_argument("--instructions", required=True, metavar="SOURCE", help=source)
+    made.add_argument("--out", required=True, metavar="DIR", help="the dataset's folder; a killed run goes on in it")
+    mask = made.add_mutually_exclusive_group()
+    mask.add_argument(
+        "--alpha", type=float, default=0.01, help="only tokens with p >= ALPHA max p of the expert (default: 0.01)"
+    )
+    mask.add_argument("--no-mask", action="store_const", const=0.0, dest="alpha", help="all tokens: --alpha 0")
+    made.add_argument(
+        "--beta", type=float, default=1.0, help="weight of the amateur (default: 1; 0 samples the expert directly)"
+    )
+    made.add_argument("--temperature", type=float, default=1.0, help="default: 1; 0 is greedy")
+    made.add_argument(
+        "--top-p", type=float, default=1.0, help="nucleus of the sampled distribution (default: 1, all of it)"
+    )
+    made.add_argument(
+        "--no-contrast-end", action="store_false", dest="contrast_end", help="end tokens keep the expert's probability"
+    )
+    made.add_argument("--log-ratios", action="store_true", help="also write the tokens and their log-ratios")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--max-new-tokens", type=int, default=256, help="most tokens of a response (default: 256)")
+    made.add_argument("--batch-size", type=int, default=128, help="rows decoded together (default: 128)")
+    made.add_argument(
+        "--shard-size", type=int, default=512, help="rows per file, which is made whole or again (default: 512)"
+    )
+    made.add_argument(
+        "--workers", type=int, default=1, help="processes by Ray Data, each with the pair (default: 1, without Ray)"
+    )
+    cluster = "a running Ray cluster's address; DIR, local models and this package must be on a file system that all machines share"
+    made.add_argument("--ray-address", metavar="ADDRESS", help=cluster)
+    made.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
+    template = "a Jinja file that replaces the expert's chat template, or tulu for the papers' format"
+    made.add_argument("--chat-template", metavar="FILE", help=template)
+    made.add_argument(
+        "--push-to-hub", metavar="REPO", help="upload the finished dataset (off by default; new ones are private)"
+    )
+    made.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def synthesize_dataset(options: argparse.Namespace) -> None:
+    """Run ``tacit.synthesize`` with the command's options."""
+    from pathlib import Path
+
+    from tacit.chat import tulu_template
+    from tacit.synthesis import load_instructions, synthesize
+
+    values = vars(options).copy()
+    quiet, template = values.pop("quiet"), values.pop("chat_template")
+    if template == "tulu":
+        template = tulu_template()
+    elif template is not None:
+        try:
+            template = Path(template).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TacitError(f"--chat-template: cannot read {template}: {error}") from None
+    values["instructions"] = load_instructions(values["instructions"])
+    del values["command"]
+    say = None if quiet else lambda text: print(text, flush=True)
+    synthesize(**values, chat_template=template, say=say)
 
 
 def recipes() -> dict[str, dict]:
@@ -82,18 +152,28 @@ def recipes() -> dict[str, dict]:
             "seed": 2,
             "tokenizer_from": base,
         },
+        "micro-sibling": {  # finding 9's: the same base, gone on with the student's documents
+            "side": "student",
+            "architecture": "llama",
+            "layers": 6,
+            "n_tokens": 800_000,
+            "learning_rate": 1e-3,
+            "seed": 3,
+            "start_from": base,
+            "tokenizer_from": base,
+        },
     }
     return {name: {"out": paths.MODELS / name} | recipe for name, recipe in committed.items()} | readiness
 
 
 def pretrain_models(names: list[str]) -> None:
-    """Pretrain micro models anew: the two committed ones by default, ``readiness`` for all of finding 6's."""
+    """Pretrain micro models anew: the three committed ones by default, ``readiness`` for all of finding 6's."""
     from tacit import paths
     from tacit.pretraining import pretrain
 
     known = recipes()
     groups = {"readiness": [name for name in known if name.startswith("markup-")]}
-    wanted = [name for given in names or ["micro-base", "micro-student"] for name in groups.get(given, [given])]
+    wanted = [name for given in names or ["micro-base", "micro-student", "micro-sibling"] for name in groups.get(given, [given])]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise TacitError(f"unknown model {unknown[0]!r}: choose among readiness, {', '.join(known)}")
@@ -181,6 +261,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "readiness":
             measure_readiness(options.models)
             return 0
+        if options.command == "synthesize":
+            synthesize_dataset(options)
+            return 0
         if options.command == "bench" or getattr(options, "bench", False):
             return bench_speed(options)
         from tacit import paths, runner
@@ -200,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; finished notebooks and the cache are kept", file=sys.stderr)
+        print("stopped; finished notebooks, shards and the cache are kept", file=sys.stderr)
         return 130
 
 

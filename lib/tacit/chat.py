@@ -33,9 +33,12 @@ def faq_template() -> str:
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> str:
-    """The text of a single-turn prompt, up to where the response begins (special tokens as text)."""
+    """The text of a single-turn prompt, up to where the response begins (special tokens as text).
+
+    Templates that let a model think first (Qwen3's) are told not to, as CoDIT's released scripts do; others ignore it.
+    """
     turns = [{"role": "user", "content": instruction}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:

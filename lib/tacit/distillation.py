@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from datasets import Dataset, load_dataset
+import pyarrow.parquet as pq
+from datasets import Dataset
 from scipy.optimize import linear_sum_assignment
+from transformers import PreTrainedTokenizerBase
 
-from tacit.arms import data_key, weights_key
+from tacit.arms import cached_responses, data_key, tuned_model, weights_key
 from tacit.cache import cached_folder
+from tacit.chat import tulu_template
 from tacit.generation import Response
-from tacit.models import without_progress_bars
+from tacit.models import load_tokenizer, split_revision
 from tacit.synthesis import synthesize
 
 
-def synthetic_data(
-    expert: str,
-    amateur: str,
-    instructions: Dataset,
-    *,
-    expert_revision: str | None = None,
-    amateur_revision: str | None = None,
-    batch_size: int = 128,
-    **settings,
-) -> Dataset:
+def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_size: int = 128, **settings) -> Dataset:
     """``synthesize``'s dataset for ``instructions`` (columns ``id``, ``instruction``), kept in the cache.
 
-    ``settings`` are those of ``synthesize`` that change what it says: alpha, beta, temperature, seed, max_new_tokens and so on.
+    The models are folders or hub ids with @revision. ``settings`` are those of ``synthesize`` that change what it says: alpha, beta,
+    temperature, seed, max_new_tokens and so on.
     """
+    names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
     asked = instructions.select_columns(["id", "instruction"])
-    key = {
-        "what": "synthetic data",
-        "expert": weights_key(expert, expert_revision),
-        "amateur": weights_key(amateur, amateur_revision),
-        "instructions": data_key(asked),
-        "settings": settings,
-    }
-    folder = cached_folder(
-        key,
-        lambda out: synthesize(
-            expert,
-            amateur,
-            asked,
-            out=out,
-            expert_revision=expert_revision,
-            amateur_revision=amateur_revision,
-            batch_size=batch_size,
-            say=None,
-            **settings,
-        ),
-    )
-    with without_progress_bars():
-        return load_dataset("parquet", data_files=str(folder / "data" / "*.parquet"), split="train")
+    key = {role: weights_key(name, revision) for role, (name, revision) in names.items()}
+    key |= {"what": "synthetic data", "instructions": data_key(asked), "settings": settings}
+    options = settings | {f"{role}_revision": revision for role, (_, revision) in names.items()}
+
+    def make(folder: Path) -> None:
+        pair = (name for name, _ in names.values())
+        synthesize(*pair, asked, out=folder, batch_size=batch_size, say=None, **options)
+
+    return Dataset(pq.read_table(cached_folder(key, make) / "data"))
+
+
+def student_tokenizer(student: str) -> PreTrainedTokenizerBase:
+    """A student's tokenizer with the papers' prompt format (``chat.tulu_template``), whatever the teacher's is."""
+    name, revision = split_revision(student)
+    return load_tokenizer(name, revision=revision, chat_template=tulu_template())
+
+
+def teach(
+    student: str,
+    data: Dataset,
+    prompts: Dataset,
+    *,
+    epochs: int,
+    seed: int,
+    max_new_tokens: int,
+    **settings,
+) -> list[Response]:
+    """The greedy responses to ``prompts`` of ``student`` (a folder, or a hub id with @revision) tuned on ``data``, from the cache or now.
+
+    ``settings`` are ``finetune``'s, with dtype.
+    """
+    name, revision = split_revision(student)
+    tokenizer = student_tokenizer(student)
+    pairs = data.select_columns(["id", "instruction", "response"])
+    model, _, key = tuned_model(name, tokenizer, pairs, revision=revision, epochs=epochs, seed=seed, **settings)
+    options = {"ids": prompts["id"], "max_new_tokens": max_new_tokens}
+    return cached_responses(model, key, tokenizer, prompts["instruction"], **options)
 
 
 def as_responses(data: Dataset) -> list[Response]:

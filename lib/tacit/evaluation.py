@@ -182,9 +182,10 @@ def judged_evaluation(
         return lambda text: pattern.search(text) is not None
 
     def score(examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+        family = examples["family"] if "family" in examples.column_names else "all"
         ended = [float(r.finish_reason == "eos") for r in responses]
         lengths = [float(r.n_tokens) for r in responses]
-        return pd.DataFrame({"id": examples["id"], "family": examples["family"], "ended": ended, "tokens": lengths})
+        return pd.DataFrame({"id": examples["id"], "family": family, "ended": ended, "tokens": lengths})
 
     def wins(examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
         if not judge:

@@ -23,13 +23,36 @@ from tacit.instructions import IGNORED, encode_examples
 
 
 def collate(rows: list[dict[str, list[int]]], *, pad_token_id: int) -> dict[str, Tensor]:
-    """Pad rows on the right to ``input_ids``, ``labels`` and ``attention_mask``, each [batch, longest]."""
+    """Pad rows on the right to ``input_ids`` and ``attention_mask``, each [batch, longest], with labels where there are any.
+
+    The head's logits are a fifth of a small model's work, and only those before a loss-bearing token matter: ``logits_to_keep`` holds
+    the positions where some row's next token bears loss, and ``shift_labels`` [batch, kept] those next tokens (``labels`` are the same:
+    without them a model computes no loss).
+    """
     ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
+    following = pad_sequence([row[1:] for row in labels], batch_first=True, padding_value=IGNORED)
+    kept = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
     return {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": following[:, kept],
+        "shift_labels": following[:, kept],
+        "logits_to_keep": kept,
     }
+
+
+def training_arguments(folder: str, *, cpu: bool, **options) -> TrainingArguments:
+    """A Trainer's settings with what every training here has: bf16 autocast, each step's loss logged, nothing saved."""
+    return TrainingArguments(
+        output_dir=folder,
+        bf16=True,
+        use_cpu=cpu,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **options,
+    )
 
 
 @contextmanager
@@ -71,8 +94,9 @@ def finetune(
     The loss is the mean cross-entropy of the response and end tokens; AdamW, ``schedule`` (a name that
     transformers knows) with the share ``warmup`` of the steps as warm-up, bf16 autocast; batches of examples of
     similar length, so that little is padding. With ``micro_batch``, fewer examples than ``batch_size`` are in memory at once:
-    gradients accumulate, normalised by tokens over the whole batch, and activations are recomputed. Returns the model after the last epoch (the number of epochs is chosen by
-    ``arms.select_epochs``) and one record per epoch: ``epoch``, ``loss`` (nats per token).
+    gradients accumulate, normalised by tokens over the whole batch, and activations are recomputed. Returns the model after
+    the last epoch (the number of epochs is chosen by ``arms.select_epochs``) and one record per epoch: ``epoch``, ``loss``
+    (nats per token).
 
     Source: Hewitt et al. (2024, section 3). Does not touch the Trainer's global logging or save anything.
     """
@@ -84,8 +108,9 @@ def finetune(
     encoded = encoded.add_column("length", [len(ids) for ids in encoded["input_ids"]])
     cuda = torch.cuda.is_available() and model.device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
+        arguments = training_arguments(
+            folder,
+            cpu=not cuda,
             num_train_epochs=epochs,
             per_device_train_batch_size=batch_size // accumulated,
             gradient_accumulation_steps=accumulated,
@@ -94,14 +119,8 @@ def finetune(
             lr_scheduler_type=schedule,
             warmup_steps=warmup,  # below 1: a share of the steps
             weight_decay=weight_decay,
-            bf16=True,
-            use_cpu=not cuda,
             train_sampling_strategy="group_by_length",
-            logging_steps=1,
-            save_strategy="no",
             seed=seed,
-            report_to=[],
-            disable_tqdm=True,
         )
         trainer = Trainer(
             model=model,

@@ -124,7 +124,8 @@ def check_pair(
 ) -> None:
     """Raise TacitError, naming the first difference, unless two models can score the same tokens.
 
-    They need the same vocabulary, the same special tokens and logits of the same width.
+    They need the same vocabulary, the same beginning of a sequence and logits of the same width. Their ends may differ, as those of a
+    base model and its chat model often do: the prompt's format and the end of a response are the expert's.
     """
     a, b = expert_tokenizer.get_vocab(), amateur_tokenizer.get_vocab()
     for token, index in sorted(a.items(), key=lambda pair: pair[1]):
@@ -138,12 +139,11 @@ def check_pair(
         raise TacitError(
             f"the pair's vocabularies differ: token {extra[0]!r} (id {b[extra[0]]}) is only in the amateur"
         )
-    for role in ("bos_token_id", "eos_token_id"):
-        left, right = getattr(expert_tokenizer, role), getattr(amateur_tokenizer, role)
-        if left != right:
-            raise TacitError(
-                f"the pair's special tokens differ: {role} is {left} in the expert and {right} in the amateur"
-            )
+    left, right = expert_tokenizer.bos_token_id, amateur_tokenizer.bos_token_id
+    if left != right:
+        raise TacitError(
+            f"the pair's special tokens differ: bos_token_id is {left} in the expert and {right} in the amateur"
+        )
     left, right = (m.get_output_embeddings().weight.shape[0] for m in (expert, amateur))
     if left != right:
         raise TacitError(f"the pair's logits differ in width: {left} in the expert, {right} in the amateur")

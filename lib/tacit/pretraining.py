@@ -33,6 +33,7 @@ from tacit.errors import TacitError
 from tacit.microworld.documents import GENRES, markup, write_documents
 from tacit.microworld.tokenizer import train_tokenizer
 from tacit.microworld.world import World
+from tacit.models import load_model
 
 # The code that the corpus depends on, as it was when this process imported it.
 _CORPUS_CODE = provenance.tree_hash(paths.LIBRARY / "microworld", "*.py")
@@ -140,6 +141,7 @@ def pretrain(
     side: str,
     world_seed: int = 1,
     tokenizer_from: Path | None = None,
+    start_from: Path | None = None,
     architecture: str = "llama",
     width: int = 256,
     layers: int = 6,
@@ -156,13 +158,17 @@ def pretrain(
     """Pretrain one base model on the corpus of ``World(world_seed).holding(side)`` and save it under ``out``.
 
     ``work`` keeps the Trainer's checkpoints: a run killed there resumes from the last one. The
-    tokenizer is trained on the corpus, or taken from the checkpoint ``tokenizer_from``. One pass over
+    tokenizer is trained on the corpus, or taken from the checkpoint ``tokenizer_from``. The weights are drawn, or those of
+    the checkpoint ``start_from``, whose pretraining then goes on with a fresh optimizer. One pass over
     ``n_tokens`` tokens in batches of ``batch_size`` x ``block``; bf16 autocast; warm-up and cosine decay.
-    Returns ``out``. Raises TacitError when ``work`` holds a run with other settings.
+    Returns ``out``. Raises TacitError when ``work`` holds a run with other settings, or ``start_from`` a model of another shape.
     """
-    settings = {k: v for k, v in locals().items() if k not in ("out", "work", "tokenizer_from", "save_steps")}
+    settings = {k: v for k, v in locals().items() if k not in ("out", "work", "tokenizer_from", "start_from", "save_steps")}
     settings["code"] = _CORPUS_CODE
     settings["tokenizer"] = None if tokenizer_from is None else provenance.file_hash(tokenizer_from / "tokenizer.json")
+    if start_from is not None:
+        weights = provenance.file_hash(start_from / "model.safetensors")
+        settings["start_from"] = {"name": start_from.name, "weights": weights}
     work.mkdir(parents=True, exist_ok=True)
     marker = work / "settings.json"
     start = settings | {"commit": provenance.commit(), "dirty": provenance.dirty()}
@@ -186,6 +192,11 @@ def pretrain(
     # On a CPU plain attention is about a sixth faster than torch's fused kernel at these sizes (see LOG.md).
     attention = "sdpa" if torch.cuda.is_available() else "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    if start_from is not None:
+        try:
+            model.load_state_dict(load_model(str(start_from), device="cpu").state_dict())
+        except RuntimeError as error:
+            raise TacitError(f"{start_from} is a model of another shape: {str(error).splitlines()[-1].strip()}") from None
     n_steps = math.ceil(len(corpus) / batch_size)
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -259,11 +270,13 @@ def save_base_model(
     }
     (partial / "pretraining.json").write_text(json.dumps(record, indent=0))
     rows = "\n".join(f"| {r['step']} | {r['eval_loss']:.4f} |" for r in curve if "eval_loss" in r)
+    start = settings.get("start_from")
+    origin = f"{start['name']} whose pretraining went on for" if start else "pretrained on"
     text = f"""
 # {name}
 
 A causal language model of {n_parameters:,} parameters ({settings["architecture"]}, width {settings["width"]},
-{settings["layers"]} layers), pretrained on {settings["n_tokens"]:,} tokens of synthetic English about the micro
+{settings["layers"]} layers), {origin} {settings["n_tokens"]:,} tokens of synthetic English about the micro
 world of seed {world.seed}. Its corpus holds {len(world.held)} of the world's {len(world.facts)} facts; they are
 listed in `world.json`. It has seen no instruction tuning and no chat tags.
 

@@ -32,6 +32,19 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def from_draws(
+    value: float,
+    drawn: Sequence[float],
+    *,
+    n_seeds: int,
+    n_prompts: int,
+    tails: tuple[float, float] = (0.025, 0.975),
+) -> Estimate:
+    """``value`` with the interval between two quantiles of its bootstrap draws, widened to hold it."""
+    low, high = np.quantile(drawn, tails)
+    return Estimate(value, min(value, float(low)), max(value, float(high)), n_seeds, n_prompts)
+
+
 def estimate(scores: ArrayLike, *, level: float = 0.95, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
     """Mean of ``scores`` [seeds, prompts] with a percentile bootstrap interval.
 
@@ -45,7 +58,6 @@ def estimate(scores: ArrayLike, *, level: float = 0.95, n_resamples: int = 2_000
 def _estimate(
     scores: ArrayLike, *, shares: bool, level: float = 0.95, n_resamples: int = 2_000, seed: int = 0
 ) -> Estimate:
-
     matrix = np.asarray(scores, dtype=float)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"scores must be [seeds, prompts], got shape {matrix.shape}")
@@ -88,9 +100,7 @@ def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int 
         seeds = rng.integers(len(a), size=len(a))
         means = [m[np.ix_(seeds, rng.integers(m.shape[1], size=m.shape[1]))].mean() for m in (a, b)]
         drawn.append(means[0] - means[1])
-    value = float(a.mean() - b.mean())
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, min(value, float(low)), max(value, float(high)), len(a), a.shape[1] + b.shape[1])
+    return from_draws(float(a.mean() - b.mean()), drawn, n_seeds=len(a), n_prompts=a.shape[1] + b.shape[1])
 
 
 def difference_of_groups(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
@@ -112,9 +122,7 @@ def difference_of_groups(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int
     for _ in range(n_resamples):
         prompts = rng.integers(a.shape[2], size=a.shape[2])
         drawn.append(resampled(a, prompts) - resampled(b, prompts))
-    value = float(a.mean() - b.mean())
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, min(value, float(low)), max(value, float(high)), len(a) + len(b), a.shape[2])
+    return from_draws(float(a.mean() - b.mean()), drawn, n_seeds=len(a) + len(b), n_prompts=a.shape[2])
 
 
 def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:

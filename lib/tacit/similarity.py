@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from tacit.errors import TacitError
 from tacit.models import locate, split_revision
-from tacit.scores import Estimate
+from tacit.scores import Estimate, from_draws
 
 Encode = Callable[[Sequence[str]], np.ndarray]  # texts -> [n, dimensions], rows of length one (or zero)
 
@@ -96,8 +96,8 @@ def rank_correlation(
         mean(rng.integers(n_seeds, size=n_seeds), rng.integers(n_prompts, size=n_prompts)) for _ in range(n_resamples)
     ]
     value = mean(np.arange(n_seeds), np.arange(n_prompts))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, min(value, float(low)), max(value, float(high)), n_seeds, n_prompts)
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    return from_draws(value, drawn, n_seeds=n_seeds, n_prompts=n_prompts, tails=tails)
 
 
 def similarity_bins(x: ArrayLike, *, n_bins: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The paper's real datasets (Hewitt et al. 2024, sections 4 and 5.1), each mapped to ``instruction`` and ``response``.
+"""The papers' real datasets (Hewitt et al. 2024, sections 4 and 5.1; CoDIT), each mapped to ``instruction`` and ``response``.
 
 | name | on the hub | columns read | instruction -> response |
 |---|---|---|---|
@@ -10,10 +10,13 @@
 | chess | patrickfrank1/chess-pgn-games | text, a line of a PGN file per row | both Elo lines -> moves |
 | alpaca | tatsu-lab/alpaca | instruction, input, output | instruction, blank line, input -> output |
 | alpaca_eval | tatsu-lab/alpaca_eval | instruction, output | as is |
+| lmsys | lmsys/lmsys-chat-1m (gated) | conversation, language | first user turn -> the answer to it, English only |
+| wildchat | allenai/WildChat-1M | conversation, language | first user turn -> the answer to it, English only |
 
-The texts are those the paper trained on, as its released ``make_*.py`` write them: recipes list the *cleaned*
+The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. The texts of the others are
+those that Hewitt et al. trained on, as their released ``make_*.py`` write them: recipes list the *cleaned*
 ingredients and leave two blank lines before the steps; chess keeps the header lines ``[WhiteElo "..."]`` and any
-comments among the moves. Both ends are stripped, as its ``finetune.py`` strips every message, so that a recipe starts
+comments among the moves. Both ends are stripped, as their ``finetune.py`` strips every message, so that a recipe starts
 with ``- `` and goes on with `` - ``. Three things differ on purpose: LIMA's 30 multi-turn rows keep their first exchange
 only; CRLF in MBPP's code becomes LF; Alpaca's input always follows a blank line (the converter that the paper forked
 draws a template at random). This module shuffles nothing, removes no duplicates and knows no tokens or splits.
@@ -25,6 +28,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +121,19 @@ def _alpaca(row: Row) -> Pair:
     return f"{_text(row, 'instruction').strip()}\n\n{_text(row, 'input').strip()}", _text(row, "output")
 
 
+def _conversation(row: Row) -> Pair | None:
+    """The first user turn of a conversation in English and the assistant's answer to it."""
+    turns = _value(row, "conversation")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise TacitError(f"column 'conversation' must be a list of turns, this is {turns!r:.60}")
+    said = [(_text(turn, "role"), _text(turn, "content")) for turn in turns]
+    if _text(row, "language") != "English":
+        return None
+    exchanges = ((text, answer, by) for (role, text), (by, answer) in pairwise(said) if role == "user")
+    instruction, response, by = next(exchanges, ("", "", ""))
+    return (instruction, response) if by == "assistant" else None
+
+
 class Source(NamedTuple):
     """How a dataset's rows are mapped (to None: skipped), and how it lies on the hub."""
 
@@ -135,6 +152,8 @@ SOURCES = {
     "chess": Source(_game, gather=_games),
     "alpaca": Source(_alpaca),
     "alpaca_eval": Source(_columns("instruction", "output"), file="alpaca_eval.json"),
+    "lmsys": Source(_conversation),
+    "wildchat": Source(_conversation),
 }
 
 
@@ -188,7 +207,7 @@ def _read(source: Source, where: str) -> Iterable[Row]:
 
 
 def load_source(name: str, *, where: str, n: int | None = None) -> Dataset:
-    """Load one of the paper's datasets as ``id``, ``instruction`` and ``response``, in the source's order.
+    """Load one of the papers' datasets as ``id``, ``instruction`` and ``response``, in the source's order.
 
     ``name`` is a key of ``SOURCES``, or ``jsonl`` for a file as ``read_instructions`` reads it. ``where`` is a local file
     (.json with an array, .jsonl, .csv, .parquet; a relative path starts at the repository's root) or a hub id, best

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from tacit.generation import Response
 from tacit.microworld import tasks
-from tacit.microworld.constraints import CONSTRAINTS, draw_constraints
+from tacit.microworld.constraints import CONSTRAINTS, draw_constraints, held_out
 from tacit.microworld.tasks import FAMILIES, Task, Verdict
 from tacit.microworld.world import World
 
@@ -19,7 +19,7 @@ from tacit.microworld.world import World
 def draw_examples(
     world: World,
     *,
-    split: str,
+    split: str | None,
     n: int,
     seed: int,
     families: Sequence[str] = tuple(FAMILIES),
@@ -74,6 +74,12 @@ def draw_examples(
     if len(rows) < n:
         raise ValueError(f"the {split} split of {', '.join(families)} holds only {len(rows)} instructions, not {n}")
     return Dataset.from_list(list(rows.values()))
+
+
+def asks_held_out(examples: Dataset) -> list[bool]:
+    """Does each instruction combine two constraints that no training instruction combines?"""
+    asked = [[name for name, _ in Task.from_json(task).constraints] for task in examples["task"]]
+    return [len(names) == 2 and held_out(*names) for names in asked]
 
 
 def judge_responses(world: World, examples: Dataset, responses: Sequence[Response]) -> list[Verdict]:

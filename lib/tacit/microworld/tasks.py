@@ -120,11 +120,11 @@ def draw_task(
     world: World,
     rng: random.Random,
     *,
-    split: str,
+    split: str | None,
     family: str | None = None,
     constraints: tuple[tuple[str, str], ...] = (),
 ) -> Task:
-    """Draw a task. Held-out phrasings occur in the test split only (where each phrasing is equally likely)."""
+    """Draw a task of ``split`` (any, if None). Held-out phrasings occur in the test split only (where each phrasing is equally likely)."""
     name = family or rng.choice(list(FAMILIES))
     n = len(FAMILIES[name].phrasings) - (0 if split == "test" else FAMILIES[name].n_held_out)
     return Task(name, draw_item(world, name, rng, split=split), rng.randrange(n), constraints)
