@@ -8,19 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_model
 from tacit import chat, paths, runner
 from tacit.evaluation import TEXT_MARKERS, split_source
+from tacit.experts import Experts, contrast
+from tacit.generation import end_tokens, generate_responses
 from tacit.metrics import read_metrics
-from tacit.models import load_tokenizer, without_progress_bars
+from tacit.models import load_model, load_pair, load_tokenizer, split_revision, without_progress_bars
 from tacit.parameters import complete_parameters, read_params
 from tacit.rules import resolve_tokens
 from tacit.sources import SOURCES, load_source
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+from transformers import Gemma3Config, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[1]
-PROFILES = ("llama2-7b", "olmo-7b")
+PROFILES = ("llama2-7b", "olmo-7b")  # Hewitt et al.'s
 NOTEBOOKS = ("01_response_tuning", "02_response_ranking", "03_single_task", "04_narrow_style", "05_three_rules")
+CODIT_PROFILES, CODIT_NOTEBOOKS = ("qwen3-8b", "gemma3-27b", "llama3.1-8b"), ("07_codit", "08_existing_data")
 HUB_ID = r"[\w-]+/[\w.-]+"
 
 # ------------------------------------------- the profiles, against the reference table (shared/reference/hewitt2024.md)
@@ -125,10 +129,57 @@ def test_findings_without_a_paper_value_have_no_profile_at_this_scale(profile):
     assert {path.stem for path in (ROOT / "params" / profile).glob("*.yaml")} == set(NOTEBOOKS)
 
 
+@pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
+def test_the_teachers_profiles_differ_in_the_teacher_only(notebook):
+    """Students, data and their hyperparameters are the same; only the number of instructions follows the teacher's size."""
+    own = {"expert", "amateur", "output", "students", "n_instructions", "n_full"}
+    common = [
+        {key: value for key, value in read_params(profile, notebook).items() if key not in own}
+        for profile in CODIT_PROFILES
+    ]
+    assert common[0] == common[1] == common[2]
+
+
+# ------------------------------------------------- CoDIT's profiles, against its reference (shared/reference/codit2026.md)
+
+PAIRS = {
+    "qwen3-8b": ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B-Base"),
+    "gemma3-27b": ("google/gemma-3-27b-it", "google/gemma-3-27b-pt"),
+    "llama3.1-8b": ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B"),
+}
+STUDENTS = {"meta-llama/Llama-3.1-8B", "Qwen/Qwen3-8B-Base", "google/gemma-3-4b-pt"}
+CODIT_SETS = {
+    "broad": ("lmsys", "lmsys/lmsys-chat-1m", None),
+    "test": ("alpaca_eval", "tatsu-lab/alpaca_eval", None),
+}
+WILDCHAT = {"public WildChat": ("wildchat", "allenai/WildChat-1M", None)}
+
+
+@pytest.mark.parametrize("profile", CODIT_PROFILES)
+@pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
+def test_codit_profiles_hold_the_papers_settings(profile, notebook):
+    values = complete_parameters(
+        ROOT / "notebooks" / f"{notebook}.ipynb", read_params(profile, notebook), where=profile
+    )
+    assert tuple(split_revision(values[role])[0] for role in ("expert", "amateur")) == PAIRS[profile]
+    students = [split_revision(name)[0] for name in values["students"]]
+    assert set(students) == STUDENTS
+    assert students[0].split("/")[0] != PAIRS[profile][0].split("/")[0]  # of another family than the teacher
+    assert (values["dtype"], values["max_new_tokens"], values["world"], values["n_test"]) == ("bfloat16", 4096, "", 805)
+    assert values["output"] == f"outputs/{profile}"
+    found = {name: split_source(text) for name, text in values["sources"].items()}
+    public = WILDCHAT if notebook == "08_existing_data" else {}
+    assert {name: (kind, where.split("@")[0], n) for name, (kind, where, n) in found.items()} == CODIT_SETS | public
+    if notebook == "07_codit":
+        assert (values["alphas"], values["betas"], values["chosen"]) == ([0.01], [1.0], [0.01, 1.0])
+    else:
+        assert (values["alpha"], values["beta"]) == (0.01, 1.0)
+
+
 def hub_ids(value):
     """Every hub id in a parameter's value, with its revision or None."""
-    if isinstance(value, dict):
-        return [found for item in value.values() for found in hub_ids(item)]
+    if isinstance(value, dict | list):
+        return [found for item in (value.values() if isinstance(value, dict) else value) for found in hub_ids(item)]
     match = isinstance(value, str) and re.fullmatch(rf"(\w+:)?({HUB_ID})(@([^\[]*))?(\[:\d+\])?", value)
     return [(match[2], match[4])] if match and not match[2].startswith("outputs/") else []
 
@@ -140,6 +191,19 @@ def test_every_hub_id_is_pinned_and_its_line_names_licence_or_gate(profile, note
     pinned = hub_ids({key: value for key, value in values.items() if key not in ("base", "revision")})
     pinned += [(name, values["revision"]) for name, _ in hub_ids(values["base"])]
     assert len(pinned) == 1 + len(values["sources"]) + sum(bool(values.get(key)) for key in ("judge", "encoder"))
+    check_pins(pinned, profile, notebook)
+
+
+@pytest.mark.parametrize("profile", CODIT_PROFILES)
+@pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
+def test_every_hub_id_of_codits_is_pinned_and_its_line_names_licence_or_gate(profile, notebook):
+    values = read_params(profile, notebook)
+    pinned = hub_ids(values)
+    assert len(pinned) == 3 + len(values["students"]) + len(values["sources"])
+    check_pins(pinned, profile, notebook)
+
+
+def check_pins(pinned, profile, notebook):
     for name, revision in pinned:
         assert re.fullmatch(r"[0-9a-f]{40}", revision or ""), name
     lines = (ROOT / "params" / profile / f"{notebook}.yaml").read_text(encoding="utf-8").splitlines()
@@ -242,7 +306,37 @@ def source_rows():
             }
             for i, t in enumerate(TOPICS)
         ],
+        "lmsys": [
+            {
+                "conversation_id": f"{i:02d}",
+                "model": "vicuna-33b",
+                "conversation": exchange(f"What is a {t} for?", said.format(t)) * (1 + i % 2),
+                "turn": 1 + i % 2,
+                "language": language,
+                "openai_moderation": [],
+                "redacted": False,
+            }
+            for i, t in enumerate(TOPICS)
+            for language in ("English", "Japanese")
+        ],
+        "wildchat": [
+            {
+                "conversation_hash": f"{i:02d}",
+                "model": "gpt-4-0314",
+                "conversation": exchange(f"Rewrite: the {t} are old.", f"The {t} is old.", country=None, toxic=False),
+                "turn": 1,
+                "language": language,
+                "toxic": False,
+            }
+            for i, t in enumerate(TOPICS)
+            for language in ("French", "English")
+        ],
     }
+
+
+def exchange(user, assistant, **columns):
+    """Two turns of a conversation, as LMSYS-Chat-1M and WildChat have them."""
+    return [{"content": text, "role": role, **columns} for role, text in (("user", user), ("assistant", assistant))]
 
 
 def write_sources(folder):
@@ -337,7 +431,10 @@ def test_notebooks_run_at_the_papers_scale(notebook, laid_out, tmp_path, monkeyp
     source = paths.NOTEBOOKS / f"{notebook}.ipynb"
     values = complete_parameters(source, overridden(notebook, *laid_out), where="the test")
     runner.run_notebook(source, values, profile="llama2-7b", folder="llama2-7b-custom")
-    folder = tmp_path / "outputs/llama2-7b-custom"
+    check_outputs(tmp_path / "outputs/llama2-7b-custom", notebook, values)
+
+
+def check_outputs(folder, notebook, values):
     record = read_metrics(folder / f"{notebook}.json")
     assert record["manifest"]["parameters"] == values
     assert all((folder / name).stat().st_size > 1_000 for name in record["figures"])
@@ -345,6 +442,120 @@ def test_notebooks_run_at_the_papers_scale(notebook, laid_out, tmp_path, monkeyp
     assert all(np.isfinite([row["value"], row["low"], row["high"]]).all() for row in rows.values())
     assert any(row["n_seeds"] == 1 and row["n_prompts"] == values["n_test"] for row in rows.values())
     if values["judge"]:
-        won = [row["value"] for (_, metric), row in rows.items() if metric == "win rate"]
+        won = [row["value"] for (_, metric), row in rows.items() if metric.startswith("win rate")]
         assert all(0 <= value <= 1 for value in won)
         assert any(value != 0.5 for value in won)
+
+
+# ------------------------------------------------------------------ CoDIT's notebooks, a teacher of Gemma 3's kind, tiny
+
+
+def gemma_tokenizer(texts, *, end):
+    """A tokenizer of another kind than the students': bytes, and an end of a turn beside the end of a text."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained, pad_token="<pad>", bos_token="<bos>", eos_token=end, padding_side="left"
+    )
+
+
+def gemma_config(size):
+    """The multimodal configuration of Gemma 3's larger models: local layers with a window of 8, then one global."""
+    text = {"vocab_size": size + 3, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 8, "query_pre_attn_scalar": 8}
+    text |= {"sliding_window_pattern": 3, "max_position_embeddings": 4096}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    tokens = {"boi_token_index": size, "eoi_token_index": size + 1, "image_token_index": size + 2}
+    return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1, **tokens)
+
+
+@pytest.fixture(scope="module")
+def teachers(laid_out):
+    """The folders of a multimodal chat model and its base model, whose tokenizers agree but for their end tokens."""
+    folder, files = laid_out
+    texts = [row[key] for name in SOURCES for row in load_source(name, where=str(files[name])) for key in row]
+    for seed, (name, end) in enumerate((("expert", "<end_of_turn>"), ("amateur", "<eos>")), start=1):
+        tokenizer = gemma_tokenizer(texts, end=end)
+        if name == "expert":
+            tokenizer.chat_template = (
+                "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+                "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+            )
+        model = make_model(gemma_config(len(tokenizer)), seed=seed)
+        model.generation_config.update(eos_token_id=[1, 4], do_sample=True, top_k=64, top_p=0.95)  # as Gemma 3's
+        with without_progress_bars():
+            model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder / "expert", folder / "amateur"
+
+
+@torch.inference_mode()
+def test_a_multimodal_pair_decodes_as_two_models_without_a_cache(teachers):
+    """Gemma 3's 4B and 27B are Gemma3ForConditionalGeneration; beyond the local layers' window, in a ragged batch."""
+    expert, amateur, tokenizer = load_pair(*map(str, teachers))
+    assert type(expert).__name__ == type(amateur).__name__ == "Gemma3ForConditionalGeneration"
+    assert expert.config.get_text_config().layer_types == ["sliding_attention"] * 2 + ["full_attention"]
+    assert end_tokens(expert, tokenizer) == [1, 4]
+    pair = Experts(expert, amateur, combine=lambda *logits: contrast(*logits, alpha=0.01, beta=1.0))
+    assert (len(pair.config.layer_types), pair.config.sliding_window) == (6, 8)
+    asked = ["Why?", "What is a moon for? " * 3, "Tell me about the garden, in 2 words."]
+    found = generate_responses(pair, tokenizer, asked, max_new_tokens=40)
+    lengths = []
+    for text, response in zip(asked, found, strict=True):
+        prompt = row = chat.encode_prompt(tokenizer, text)
+        while len(row) < len(prompt) + 40 and (row is prompt or row[-1] not in (1, 4)):
+            ids = torch.tensor([row])
+            both = [model(input_ids=ids, use_cache=False).logits[0, -1] for model in (expert, amateur)]
+            row = [*row, int(contrast(*both, alpha=0.01, beta=1.0).argmax())]
+        assert response.tokens == tuple(row[len(prompt) :])
+        lengths.append(response.n_tokens)
+    assert max(lengths) > 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
+def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, tmp_path, monkeypatch):
+    """Students with another tokenizer and architecture than the teacher's, and the teacher's own base."""
+    monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "cache"))
+    (folder, files), source = laid_out, paths.NOTEBOOKS / f"{notebook}.ipynb"
+    values = read_params("gemma3-27b", notebook) | dict(zip(("expert", "amateur"), map(str, teachers), strict=True))
+    values |= {"students": [str(folder / "base"), str(teachers[1])], "judge": str(folder / "other")}
+    for name, text in values["sources"].items():
+        values["sources"][name] = f"{split_source(text)[0]}:{files[split_source(text)[0]]}"
+    values |= {"n_instructions": 6, "n_test": 10, "batch_size": 4, "micro_batch": 2, "epochs": 1}
+    values |= {"max_length": 256, "max_new_tokens": 8, "learning_rate": 1.0e-2}
+    if "n_full" in values:
+        values["n_full"] = 9
+        values["sources"]["public mine"] = f"jsonl:{tmp_path / 'mine.jsonl'}"
+        mine = [{"instruction": f"Sell me a {t}.", "response": f"Buy the {t}!"} for t in TOPICS]
+        mine.insert(1, {"instruction": "What is it? " * 200, "response": "Too long a question."})
+        (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
+    values = complete_parameters(source, values, where="the test")
+    runner.run_notebook(source, values, profile="gemma3-27b", folder="gemma3-27b-custom")
+    output = tmp_path / "outputs/gemma3-27b-custom"
+    check_outputs(output, notebook, values)
+    record = read_metrics(output / f"{notebook}.json")
+    if notebook == "07_codit":
+        assert (record["details"]["alpha"], record["details"]["beta"]) == (0.01, 1.0)
+        assert {row["metric"] for row in record["results"]} >= {"ended", "win rate", "tokens", "distinct bigrams"}
+        assert not record["details"]["validation"]
+    else:
+        sizes = {arm: row["examples"] for arm, row in record["details"]["datasets"].items()}
+        assert sizes == {
+            "direct": 6,
+            "CoDIT": 6,
+            "WildChat, equal size": 6,
+            "WildChat, full size": 9,
+            "mine, equal size": 6,
+            "mine, full size": 8,  # one of the first nine fills a student's context
+            "gold": 6,
+        }

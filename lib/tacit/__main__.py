@@ -34,7 +34,10 @@ def make_parser() -> argparse.ArgumentParser:
     table.add_argument("--bench", action="store_true", help="the table of speed ratios from outputs/bench instead")
     pretrain = commands.add_parser("pretrain", help="pretrain a micro model; resumes a killed run")
     pretrain.add_argument(
-        "models", nargs="*", metavar="MODEL", help="micro-base, micro-student, micro-sibling (these by default), or readiness"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="micro-base, micro-student, micro-sibling (these by default), or readiness",
     )
     commands.add_parser("posttrain", help="post-train the micro teacher on response constraints, about five minutes")
     ready = commands.add_parser(
@@ -173,7 +176,11 @@ def pretrain_models(names: list[str]) -> None:
 
     known = recipes()
     groups = {"readiness": [name for name in known if name.startswith("markup-")]}
-    wanted = [name for given in names or ["micro-base", "micro-student", "micro-sibling"] for name in groups.get(given, [given])]
+    wanted = [
+        name
+        for given in names or ["micro-base", "micro-student", "micro-sibling"]
+        for name in groups.get(given, [given])
+    ]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise TacitError(f"unknown model {unknown[0]!r}: choose among readiness, {', '.join(known)}")

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tacit.arms import cached_responses, data_key, tuned_model, weights_key
 from tacit.cache import cached_folder
-from tacit.chat import tulu_template
+from tacit.chat import encode_prompt, tulu_template
 from tacit.generation import Response
 from tacit.models import load_tokenizer, split_revision
 from tacit.synthesis import synthesize
@@ -42,6 +42,14 @@ def student_tokenizer(student: str) -> PreTrainedTokenizerBase:
     """A student's tokenizer with the papers' prompt format (``chat.tulu_template``), whatever the teacher's is."""
     name, revision = split_revision(student)
     return load_tokenizer(name, revision=revision, chat_template=tulu_template())
+
+
+def fitting(examples: Dataset, students: Sequence[str], *, max_length: int) -> Dataset:
+    """The ``examples`` whose instruction leaves room for a response within ``max_length`` tokens of every student."""
+    tokenizers = [student_tokenizer(student) for student in students]
+    rows = enumerate(examples["instruction"])
+    kept = [i for i, text in rows if all(len(encode_prompt(t, text)) < max_length for t in tokenizers)]
+    return examples.select(kept) if len(kept) < len(examples) else examples
 
 
 def teach(

@@ -65,7 +65,7 @@ def sample_tokens(scores: Tensor, noise: Tensor, *, temperature: float = 1.0, to
     return torch.minimum(chosen, last_possible)  # rounding may put the target at the very end
 
 
-def _pad(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_left(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Left-padded ids and attention mask, [B, longest] each."""
     width = max(map(len, rows))
     ids = [[pad_token_id] * (width - len(row)) + row for row in rows]
@@ -79,7 +79,7 @@ SEGMENT = 8  # tokens between two looks at which rows have ended
 @torch.inference_mode()
 def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_new_tokens, sampling, make_processors):
     """One batch by ``generate``, a segment at a time: rows that have ended leave the batch and its cache."""
-    ids, mask = _pad(prompts, tokenizer.pad_token_id, model.device)
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id, model.device)
     ends = end_tokens(model, tokenizer)
     width, alive, done = ids.shape[1], list(range(len(prompts))), {}
     cache = make_cache(model) if model._supports_default_dynamic_cache() else None

@@ -7,8 +7,9 @@ for the next token v after t tokens of a response
     log p_post(v) - log p_pre(v)  ~  bias[v] + ramp * t * 1[v = end] + repetition * 1[v in the response so far] + c_t
 
 by weighted least squares. What is constant in v (c_t: both normalisers, among others) changes no distribution, so that ratios and
-predictions count only as they differ within a position: both are centred there by their weighted mean. All functions work on numpy arrays over
-*entries*, the pairs of a position and a token whose weight is worth keeping; nothing here is of size positions x vocabulary, unless every entry is kept.
+predictions count only as they differ within a position: both are centred there by their weighted mean. All functions work on
+numpy arrays over *entries*, the pairs of a position and a token whose weight is worth keeping; nothing is of size positions x
+vocabulary, unless every entry is kept.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class LogRatios:
 
     P positions: ``text`` the response's id, ``t`` its tokens so far, ``kept`` the share of the position's weight that
     is in the entries. E entries: ``position``, ``token``, ``ratio``, ``weight``, and ``used``: does the response so far hold
-    the token? ``width`` is the number of tokens of the vocabulary (of the logits), ``end`` the end token.
+    the token? ``width`` is the number of tokens of the vocabulary (of the logits), ``end`` the tokenizer's end token.
     """
 
     text: np.ndarray  # [P] of str
@@ -60,7 +61,7 @@ class LogRatios:
     def centred(self, values: np.ndarray) -> np.ndarray:
         """``values`` [E] less their weighted mean at each position, [E]."""
         sums, weights = (np.bincount(self.position, w, len(self.t)) for w in (self.weight * values, self.weight))
-        return values - (sums / weights)[self.position]
+        return values - (sums / np.maximum(weights, 1e-300))[self.position]  # a position may have no entry
 
     def seen(self) -> np.ndarray:
         """Each token's total weight, [width]: at how many positions it is expected, where weights are probabilities."""
@@ -91,8 +92,9 @@ def log_ratios(
     """The log-ratios at every position of ``responses`` to ``instructions``, the end token's position included.
 
     ``weights`` ``decoding`` are (p_post + p_pre) / 2, what decoding with either meets; ``uniform`` are 1. Entries with a weight
-    below ``least`` are left out (0 keeps all of them: P x V entries). One forward pass of each model per batch, softmax in float32; only real
-    positions become entries, never padding. Raises TacitError where there is no position, and for unknown weights.
+    below ``least`` are left out (0 keeps all of them: P x V entries). One forward pass of each model per batch, softmax in
+    float32; only real positions become entries, never padding. It does not cut what exceeds a model's context. Raises
+    TacitError where there is no position, for unknown weights, and for a row that does not fit into memory.
     """
     if weights not in ("decoding", "uniform"):
         raise TacitError(f"weights are decoding or uniform, not {weights!r}")
@@ -163,7 +165,11 @@ def join(*parts: LogRatios, balanced: bool = False) -> LogRatios:
 
 @dataclass(frozen=True)
 class LinearRules:
-    """Scores to add to a model's logits: ``bias`` [width] per token, ``ramp`` times t on the end token, ``repetition`` on used tokens."""
+    """Scores to add to a model's logits, in nats.
+
+    ``bias`` [width] per token; ``ramp`` for each token of the response so far, on the end token; ``repetition`` once on
+    every token that the response has used.
+    """
 
     bias: np.ndarray
     ramp: float
@@ -209,7 +215,8 @@ def written_rules(
 ) -> LinearRules:
     """Hewitt et al.'s three rules in this form, from the options of ``tacit.rules.make_rules``.
 
-    Theirs as in the paper's text: a ramp without end and repetition of the response's tokens. Tokens that the vocabulary lacks are left out.
+    Theirs as in the paper's text: a ramp without end and repetition of the response's tokens. Tokens that the vocabulary lacks
+    are left out: ``tacit.rules.resolve_tokens`` reports them.
     """
     bias = np.zeros(width)
     for token, score in resolve_tokens(tokenizer, uniform_tokens)[0].items():
@@ -228,9 +235,9 @@ def fit_rules(
 ) -> LinearRules:
     """The ``terms`` that minimise sum of weight * (centred ratio - centred prediction)^2 + ridge * sum of bias^2.
 
-    With ``tokens``, only these have a bias. ``ridge`` is in positions: a token's bias is halved, roughly, where its weight over all
-    positions is as much. With a ridge the biases sum to 0 (a constant costs and changes nothing); without one, tokens never seen have 0 and the
-    constant is arbitrary. The normal equations are solved by conjugate gradients over the entries: memory is that of the
+    With ``tokens``, only these have a bias. ``ridge`` is in positions: a token's bias is halved, roughly, where its ``spread`` is
+    as much. With a ridge on all tokens the biases sum to 0; without one, tokens never seen have 0 and a constant added to the
+    others is arbitrary. The normal equations are solved by conjugate gradients over the entries: memory is that of the
     entries and O(width). Raises TacitError for unknown terms and for a fit that does not converge.
     """
     unknown = set(terms) - set(TERMS)
@@ -284,7 +291,8 @@ def explained_variance(
     """1 - sum of ``left`` / sum of ``total``, [seeds, texts] each, averaged over seeds, with its 95% interval.
 
     Seeds and texts are resampled independently, as in ``tacit.scores.estimate``. With ``less``, what another fit leaves of the
-    same total: the difference, ours minus theirs, on the same resamples. Raises ValueError for unequal shapes and where there is no variance.
+    same total: the difference, ours minus theirs, on the same resamples. Raises ValueError for unequal shapes and where there is
+    no variance.
     """
     ours, everything = np.asarray(left, dtype=float), np.asarray(total, dtype=float)
     theirs = everything if less is None else np.asarray(less, dtype=float)
@@ -310,7 +318,10 @@ def explained_by(
     less: Sequence[LinearRules] | None = None,
     **options,
 ) -> Estimate:
-    """``explained_variance`` of each seed's rules on its ratios, whose texts must be the same; with ``less`` that of others subtracted."""
+    """``explained_variance`` of each seed's rules on its ratios; with ``less`` that of other rules subtracted.
+
+    Every seed's ratios must be of the same texts, by id.
+    """
     total = np.stack([variance_left(each) for each in ratios])
     left, more = (
         None if some is None else np.stack([variance_left(*pair) for pair in zip(ratios, some, strict=True)])
@@ -369,9 +380,9 @@ def agreement(
     """Do fitted rules find the tokens of hand-written ones, ``written`` scores by id, and give them the same signs?
 
     Only tokens that the text can tell anything of are compared: those expected at one position at least. ``written``: how many
-    hand-written tokens there are, ``compared``: how many of them count; ``found``: how many are among the ``n_strongest``; ``same sign``: share of
-    those compared. Chance is the mean over draws of as many other tokens for the same scores, p the share of draws that are at least
-    as good (the observed one included). NaN where nothing can be compared.
+    hand-written tokens there are; ``compared``: how many of them count; ``found``: how many of these are among the
+    ``n_strongest``; ``same sign``: on which share of these the signs agree. Chance is the mean over draws of as many tokens for
+    the same scores, p the share of draws that are at least as good (the observed one included). NaN where nothing can be compared.
     """
     pool = np.flatnonzero(ratios.seen() >= 1)
     compared = [v for v in written if v in set(pool.tolist())]
@@ -423,8 +434,8 @@ def along(
 def end_curve(rules: LinearRules, ratios: LogRatios, *, step: int) -> pd.DataFrame:
     """The end token's score by length of the response so far: what the ratio asks for beside what ``rules`` give.
 
-    One row per ``step`` response tokens: ``t``, its middle; ``ratio``, the weighted mean of the log-ratio of the end token, measured from
-    the level that the rules give the position; ``rules``, the same of the rules; ``weight``, how often the end is expected there.
+    One row per ``step`` response tokens: ``t``, its middle; ``ratio``, the weighted mean of the end token's log-ratio, measured
+    from the level that the rules give the position; ``rules``, that of the rules; ``weight``, how often the end is expected there.
     """
     fitted = rules.predicted(ratios)
     asked = fitted + ratios.centred(ratios.ratio - fitted)

@@ -163,7 +163,9 @@ def pretrain(
     ``n_tokens`` tokens in batches of ``batch_size`` x ``block``; bf16 autocast; warm-up and cosine decay.
     Returns ``out``. Raises TacitError when ``work`` holds a run with other settings, or ``start_from`` a model of another shape.
     """
-    settings = {k: v for k, v in locals().items() if k not in ("out", "work", "tokenizer_from", "start_from", "save_steps")}
+    settings = {
+        k: v for k, v in locals().items() if k not in ("out", "work", "tokenizer_from", "start_from", "save_steps")
+    }
     settings["code"] = _CORPUS_CODE
     settings["tokenizer"] = None if tokenizer_from is None else provenance.file_hash(tokenizer_from / "tokenizer.json")
     if start_from is not None:
@@ -196,7 +198,9 @@ def pretrain(
         try:
             model.load_state_dict(load_model(str(start_from), device="cpu").state_dict())
         except RuntimeError as error:
-            raise TacitError(f"{start_from} is a model of another shape: {str(error).splitlines()[-1].strip()}") from None
+            raise TacitError(
+                f"{start_from} is a model of another shape: {str(error).splitlines()[-1].strip()}"
+            ) from None
     n_steps = math.ceil(len(corpus) / batch_size)
     arguments = TrainingArguments(
         output_dir=str(work),
