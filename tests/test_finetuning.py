@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import CONFIGS, make_model
 from datasets import Dataset
 from tacit import finetuning
 from tacit.errors import TacitError
@@ -21,13 +22,42 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_collate_pads_right_and_masks_padding():
-    batch = collate(
-        [{"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}, {"input_ids": [8], "labels": [8]}], pad_token_id=9
+def test_collate_pads_right_and_keeps_the_positions_before_loss_bearing_tokens():
+    rows = [
+        {"input_ids": [5, 6, 7, 8], "labels": [IGNORED, IGNORED, 7, 8]},
+        {"input_ids": [3, 4], "labels": [IGNORED, IGNORED]},
+        {"input_ids": [1, 2, 9], "labels": [IGNORED, IGNORED, 9]},
+    ]
+    batch = collate(rows, pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [3, 4, 0, 0], [1, 2, 9, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert batch["logits_to_keep"].tolist() == [1, 2]
+    assert batch["labels"].tolist() == batch["shift_labels"].tolist() == [[7, 8], [IGNORED, IGNORED], [9, IGNORED]]
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_batchs_loss_and_gradient_are_those_of_its_rows_without_padding(kind):
+    model = make_model(CONFIGS[kind], seed=0)
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 9], "labels": [IGNORED, IGNORED, IGNORED, 8, 9]},
+        {"input_ids": [3, 4, 11], "labels": [IGNORED, 4, 11]},
+    ]
+    total = sum(
+        torch.nn.functional.cross_entropy(
+            model(torch.tensor([row["input_ids"]])).logits[0, :-1],
+            torch.tensor(row["labels"][1:]),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        for row in rows
     )
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(total / 4, parameters)
+    out = model(**collate(rows, pad_token_id=0))
+    assert out.logits.shape[1] == 4  # of five positions: no row's loss needs the last
+    assert out.loss.item() == pytest.approx(total.item() / 4, rel=1e-5)
+    for a, b in zip(torch.autograd.grad(out.loss, parameters), expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_finetuning_lowers_the_response_loss_and_repeats(tiny, tokenizer):

@@ -72,6 +72,26 @@ def test_first_sampled_tokens_follow_the_model(tiny, tokenizer):
     assert stats.chisquare([*counts, n - sum(counts)], [*expected, n - sum(expected)]).pvalue > 0.001
 
 
+def test_first_tokens_of_a_composite_follow_the_masked_contrast(tiny, tokenizer):
+    """The same of two models: chi-squared against p / q^beta on the tokens with p >= alpha max p, normalised."""
+    n, alpha, beta, amateur = 1_000, 0.1, 0.5, make_model(tiny.config, seed=1)
+    ids = torch.tensor([encode_prompt(tokenizer, "Hi")])
+    with torch.no_grad():
+        p, q = (torch.softmax(model(ids).logits[0, -1].double(), dim=-1) for model in (tiny, amateur))
+    law = torch.where(p >= alpha * p.max(), p / q**beta, 0.0)
+    law = (law / law.sum()).tolist()
+    pair = Experts(tiny, amateur, combine=partial(contrast, alpha=alpha, beta=beta))
+    said = generate_responses(pair, tokenizer, ["Hi"] * n, max_new_tokens=1, temperature=1.0, batch_size=300)
+    counts = [sum(r.tokens == (i,) for r in said) for i in range(len(law))]
+    assert all(law[i] for i, count in enumerate(counts) if count)
+    likely = sorted(range(len(law)), key=law.__getitem__)[-6:]
+    rest = 1 - sum(law[i] for i in likely)
+    assert rest * n >= 5
+    observed = [counts[i] for i in likely]
+    expected = [law[i] * n for i in likely]
+    assert stats.chisquare([*observed, n - sum(observed)], [*expected, rest * n]).pvalue > 0.001
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_does_not_depend_on_batch_order_or_company(tiny, tokenizer, temperature):
     options = {"max_new_tokens": 12, "temperature": temperature, "seed": 3}

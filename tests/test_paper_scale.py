@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_model
+from datasets import Dataset
 from tacit import chat, paths, runner
 from tacit.evaluation import TEXT_MARKERS, split_source
 from tacit.experts import Experts, contrast
+from tacit.finetuning import finetune
 from tacit.generation import end_tokens, generate_responses
 from tacit.metrics import read_metrics
 from tacit.models import load_model, load_pair, load_tokenizer, split_revision, without_progress_bars
@@ -123,10 +125,11 @@ def test_the_rules_are_table_8s(profile):
     assert read_params(profile, "02_response_ranking")["n_others"] == 5
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", [*PROFILES, *CODIT_PROFILES])
 def test_findings_without_a_paper_value_have_no_profile_at_this_scale(profile):
-    """The micro world (00) and readiness (06) are ours: nothing of the paper to run."""
-    assert {path.stem for path in (ROOT / "params" / profile).glob("*.yaml")} == set(NOTEBOOKS)
+    """The micro world (00) and readiness (06), say, are ours: nothing of a paper to run. The others have their own paper's."""
+    expected = CODIT_NOTEBOOKS if profile in CODIT_PROFILES else NOTEBOOKS
+    assert {path.stem for path in (ROOT / "params" / profile).glob("*.yaml")} == set(expected)
 
 
 @pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
@@ -518,6 +521,18 @@ def test_a_multimodal_pair_decodes_as_two_models_without_a_cache(teachers):
         assert response.tokens == tuple(row[len(prompt) :])
         lengths.append(response.n_tokens)
     assert max(lengths) > 16
+
+
+def test_a_multimodal_student_is_tuned_and_answers(teachers):
+    base = str(teachers[1])
+    model, tokenizer = load_model(base), load_tokenizer(base, chat_template=chat.tulu_template())
+    rows = Dataset.from_list([{"id": t, "instruction": f"What is a {t}?", "response": "A thing."} for t in TOPICS])
+    settings = {"epochs": 1, "learning_rate": 1.0e-2, "seed": 1, "batch_size": 4, "micro_batch": 2}
+    model, [before] = finetune(model, tokenizer, rows, **settings)
+    model, [after] = finetune(model, tokenizer, rows, **settings)
+    assert after["loss"] < before["loss"]
+    assert model.forward.__func__ is type(model).forward  # neither autocast nor bare, as accelerate leaves it
+    assert len(generate_responses(model, tokenizer, rows["instruction"], max_new_tokens=4)) == len(TOPICS)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import torch
 from tacit.errors import TacitError
 from tacit.microworld.world import read_world
 from tacit.pretraining import MuonAdamW, make_config, pack_corpus, pretrain
+from tacit.provenance import file_hash
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOY = {"side": "student", "width": 64, "layers": 1, "n_tokens": 24_576, "block": 64, "batch_size": 8, "save_steps": 10}
@@ -109,3 +110,24 @@ def test_the_result_is_an_ordinary_checkpoint_with_world_and_card(tmp_path):
     assert f"{len(world.held)} of the world's {len(world.facts)} facts" in card
     with pytest.raises(TacitError, match="other settings"):
         pretrain("toy", out=out, work=tmp_path / "work", **(TOY | {"seed": 9}))
+
+
+@pytest.mark.slow
+def test_pretraining_goes_on_from_another_models_weights(tmp_path):
+    """At no learning rate to speak of the weights stay, at a usual one they move; the record and the card name the start."""
+    first = pretrain("toy", out=tmp_path / "toy", work=tmp_path / "work", **TOY)
+    on = TOY | {"side": "base", "seed": 5, "n_tokens": 4_096, "tokenizer_from": first, "start_from": first}
+    still = pretrain("still", out=tmp_path / "still", work=tmp_path / "work 2", **on, learning_rate=1e-12)
+    further = pretrain("further", out=tmp_path / "further", work=tmp_path / "work 3", **on)
+    a, b, c = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (first, still, further))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not any(torch.equal(a[k], c[k]) for k in a)
+    record = json.loads((further / "pretraining.json").read_text())
+    assert record["start_from"] == {"name": "toy", "weights": file_hash(first / "model.safetensors")}
+    assert record["held_out_loss"] < json.loads((still / "pretraining.json").read_text())["held_out_loss"]
+    assert "toy pretrained on another 4,096 tokens" in (further / "README.md").read_text()
+    with pytest.raises(TacitError, match="other settings"):
+        pretrain("further", out=further, work=tmp_path / "work 3", **on | {"start_from": still})
+    with pytest.raises(TacitError, match="another shape"):
+        pretrain("wide", out=tmp_path / "wide", work=tmp_path / "work 4", **on | {"layers": 2})
+    assert not (tmp_path / "wide").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 import re
 import statistics
 import tempfile
@@ -82,8 +81,10 @@ UNIFORM = {  # the paper's Table 8 by the tokens' text; four of them are no toke
     **{" We": -3.0, " should": -6.0},
     **dict.fromkeys([" *", " -", "   ", " #", " ##", "\n", "!"], 1.0),
 }
-NAMES = ["rules", "finetuning", "evaluation", "base evaluation"]
-NAMES += ["contrast, no cache", "contrast, two caches", "contrast, tax"]
+NAMES = [
+    *("rules", "finetuning", "evaluation", "base evaluation"),
+    *("contrast, no cache", "contrast, two caches", "contrast, tax"),
+]
 
 ARM = {
     "type": "object",
@@ -108,8 +109,10 @@ BENCH = {
         "met": {"type": "boolean"},
         "details": {"type": "object"},
     },
-    "required": ["name", "what", "unit", "gate", "arms", "ratio", "ratio_min", "ratio_max", "target", "bound", "met"]
-    + ["details"],
+    "required": [
+        *("name", "what", "unit", "gate", "arms", "details"),
+        *("ratio", "ratio_min", "ratio_max", "target", "bound", "met"),
+    ],
     "additionalProperties": False,
 }
 SCHEMA = {
@@ -553,7 +556,6 @@ def bench_contrast(
     expert = load_model(sizes["expert"]) if sizes["expert"] else _tiny_model(tokenizer, seed=1)
     pair = Experts(expert, model, combine=partial(contrast, alpha=ALPHA, beta=BETA))
     prompts = draw_examples(world, split="test", n=sizes["prompts"], seed=0, constrained=0.5)["instruction"]
-    random.Random(0).shuffle(prompts)
     cut = {"max_new_tokens": sizes["tokens"]}
 
     def ours(model: PreTrainedModel) -> Callable[..., list[Response]]:

@@ -132,4 +132,7 @@ def finetune(
         with _plain_attention(model):
             trainer.train()
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # or it would go on in bf16
+        vars(model).pop(
+            "forward", None
+        )  # left by accelerate, without transformers' decorators (Gemma 3 needs them to generate)
     return model.eval(), epoch_losses(trainer.state.log_history, epochs=epochs)

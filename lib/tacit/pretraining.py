@@ -275,7 +275,7 @@ def save_base_model(
     (partial / "pretraining.json").write_text(json.dumps(record, indent=0))
     rows = "\n".join(f"| {r['step']} | {r['eval_loss']:.4f} |" for r in curve if "eval_loss" in r)
     start = settings.get("start_from")
-    origin = f"{start['name']} whose pretraining went on for" if start else "pretrained on"
+    origin = f"{start['name']} pretrained on another" if start else "pretrained on"
     text = f"""
 # {name}
 

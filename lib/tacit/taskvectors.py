@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,14 +40,14 @@ def check_fit(model: PreTrainedModel, shapes: Mapping[str, torch.Size]) -> None:
 
 
 def task_vector(post: PreTrainedModel, pre: PreTrainedModel) -> dict[str, Tensor]:
-    """theta_post - theta_pre, the task vector (Ilharco et al. 2023) that for chat tuning is the chat vector; float32, where ``pre`` is.
+    """theta_post - theta_pre, the task vector (Ilharco et al. 2023) that for chat tuning is the chat vector; float32, in main memory.
 
     Compares names and shapes, not meanings: two pretrainings from different seeds have a difference too, and adding it elsewhere
     says nothing. Raises TacitError, naming the first parameter that differs, when the architectures do.
     """
     check_fit(post, {name: p.shape for name, p in pre.named_parameters()})
     after = dict(post.named_parameters())
-    return {name: after[name].detach().to(p.device).float() - p.detach().float() for name, p in pre.named_parameters()}
+    return {name: after[name].detach().cpu().float() - p.detach().cpu().float() for name, p in pre.named_parameters()}
 
 
 def moved(model: PreTrainedModel, vector: Vector, scale: float = 1.0) -> PreTrainedModel:
@@ -75,6 +75,45 @@ def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def _along(
+    model: PreTrainedModel,
+    vector: Vector,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    responses: Sequence[Sequence[int]],
+    read: Callable[[Tensor, Tensor, Tensor], list],
+    *,
+    batch_tokens: int,
+) -> list[list]:
+    """``read(logits, their derivative along vector, tokens)`` of every response, [T, V], [T, V] and [T, 1]; float32."""
+    check_fit(model, {name: v.shape for name, v in vector.items()})
+    inputs = [[*prompt, *response][:-1] for prompt, response in zip(prompts, responses, strict=True)]
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    tangents = {name: vector[name].to(p) for name, p in weights.items()}
+
+    def score(batch: list[int]) -> list[list]:
+        width, first = max(len(inputs[i]) for i in batch), [len(prompts[i]) - 1 for i in batch]
+        padded = [inputs[i] + [tokenizer.pad_token_id] * (width - len(inputs[i])) for i in batch]
+        mask = [[1] * len(inputs[i]) + [0] * (width - len(inputs[i])) for i in batch]
+        ids, mask = (torch.tensor(rows, device=model.device) for rows in (padded, mask))  # [B, W]
+        arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": False, "logits_to_keep": width - min(first)}
+
+        def logits(parameters: dict[str, Tensor]) -> Tensor:  # [B, kept, V]; tied parameters are replaced together
+            return functional_call(model, parameters, args=(), kwargs=arguments).logits
+
+        z, change = jvp(logits, (weights,), (tangents,))
+        dropped = width - z.shape[1]  # none where a model ignores logits_to_keep
+        found = []
+        for row, (i, start) in enumerate(zip(batch, first, strict=True)):
+            own = slice(start - dropped, len(inputs[i]) - dropped)
+            chosen = torch.tensor([list(responses[i])], device=z.device).T
+            found.append(read(z[row, own].float(), change[row, own].float(), chosen))
+        return found
+
+    with torch.no_grad(), _eager_attention(model):
+        return in_batches(inputs, score, batch_tokens=batch_tokens)
+
+
 def predicted_changes(
     model: PreTrainedModel,
     vector: Vector,
@@ -91,30 +130,38 @@ def predicted_changes(
     ids, as for ``likelihoods.token_log_ratios``, which gives the true change. Costs about two forward passes and a copy of the
     weights. Raises TacitError where the vector does not fit, or a row not into memory.
     """
-    check_fit(model, {name: v.shape for name, v in vector.items()})
-    inputs = [[*prompt, *response][:-1] for prompt, response in zip(prompts, responses, strict=True)]
-    weights = {name: p.detach() for name, p in model.named_parameters()}
-    tangents = {name: vector[name].to(p) for name, p in weights.items()}
 
-    def score(batch: list[int]) -> list[list[float]]:
-        width = max(len(inputs[i]) for i in batch)
-        padded = [inputs[i] + [tokenizer.pad_token_id] * (width - len(inputs[i])) for i in batch]
-        mask = [[1] * len(inputs[i]) + [0] * (width - len(inputs[i])) for i in batch]
-        ids, mask = (torch.tensor(rows, device=model.device) for rows in (padded, mask))  # [B, W]
-        following = torch.cat([ids[:, 1:], ids[:, :1]], dim=1)  # [B, W]; the last of each row is set below
-        for row, i in enumerate(batch):
-            following[row, len(inputs[i]) - 1] = responses[i][-1]
+    def slope(z: Tensor, change: Tensor, chosen: Tensor) -> list[float]:
+        mean = (torch.softmax(z, dim=-1) * change).sum(dim=-1)  # [T]
+        return (change.gather(1, chosen).squeeze(1) - mean).tolist()
 
-        def log_p(parameters: dict[str, Tensor]) -> Tensor:  # [B, W]: of the token that follows each position
-            arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-            logits = functional_call(model, parameters, args=(), kwargs=arguments).logits  # [B, W, V]; tied ones once
-            return torch.log_softmax(logits.float(), dim=-1).gather(2, following[:, :, None]).squeeze(2)
+    return _along(model, vector, tokenizer, prompts, responses, slope, batch_tokens=batch_tokens)
 
-        _, change = jvp(log_p, (weights,), (tangents,))
-        return [change[row, len(prompts[i]) - 1 : len(inputs[i])].tolist() for row, i in enumerate(batch)]
 
-    with torch.no_grad(), _eager_attention(model):
-        return in_batches(inputs, score, batch_tokens=batch_tokens)
+def linearised_changes(
+    model: PreTrainedModel,
+    vector: Vector,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    scales: Sequence[float],
+    batch_tokens: int = 4096,
+) -> list[list[list[float]]]:
+    """The changes at theta + s x vector of a model whose *logits* are linear in its weights: [scales][rows][tokens].
+
+    ``predicted_changes`` with softmax left as it is: what this misses of the true change is the network's curvature, what it has and that
+    misses is softmax's. It allows what a linear log-probability does not, that probabilities saturate. Raises TacitError likewise.
+    """
+
+    def changes(z: Tensor, change: Tensor, chosen: Tensor) -> list[list[float]]:
+        before = torch.log_softmax(z, dim=-1)
+        return [
+            (torch.log_softmax(z + s * change, dim=-1) - before).gather(1, chosen).squeeze(1).tolist() for s in scales
+        ]
+
+    rows = _along(model, vector, tokenizer, prompts, responses, changes, batch_tokens=batch_tokens)
+    return [list(of_scale) for of_scale in zip(*rows, strict=True)]
 
 
 def group_of(name: str) -> str:
