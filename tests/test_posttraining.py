@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,8 +11,8 @@ from tacit import posttraining
 from tacit.errors import TacitError
 from tacit.microworld.constraints import CONSTRAINTS, compatible, draw_constraints, held_out
 from tacit.microworld.examples import asks_held_out, draw_examples
-from tacit.microworld.factprobes import FACT_FAMILIES, draw_facts
-from tacit.microworld.publicsets import scrape_faq, spoil
+from tacit.microworld.factprobes import FACT_FAMILIES, asked_about, draw_facts
+from tacit.microworld.publicsets import plain_texts, scrape_faq, spoil
 from tacit.microworld.tasks import Task, judge, split_of
 from tacit.models import load_model
 
@@ -90,27 +91,38 @@ def test_held_out_pairs_occur_in_the_test_split_only(world):
     assert {name for name, _ in draw_constraints(random.Random(1), "home", n=2, names=only)} == set(only)
 
 
-def test_facts_are_those_of_their_side_and_split(world):
+def test_facts_are_those_of_their_side_and_split_and_asked_as_in_training(world):
     for sides, split in ((["both"], "test"), (["base"], "train"), (["student"], None)):
-        rows = draw_facts(world, sides=sides, split=split, n=40, seed=0, constraints=["upper", "question"])
+        rows = draw_facts(world, sides=sides, split=split, n=40, seed=0, constraints=["upper", "question", "opening"])
+        assert len(set(rows["instruction"])) == 40
+        assert not any(asks_held_out(rows))
         for row in rows:
             task = Task.from_json(row["task"])
-            assert task.family in FACT_FAMILIES and task.constraints
+            assert task.family in FACT_FAMILIES and task.constraints and not task.held_out_phrasing
             assert world.side(task.item["subject"], task.family) in sides
             assert split in (None, split_of(task.family, task.item))
             assert judge(world, task, row["response"], ended=True).strict
+    few = draw_facts(world, sides=["both"], split="train", n=20, seed=0, n_facts=7)
+    assert len(asked_about(few)) == 7
+    with pytest.raises(ValueError, match="there are only"):
+        draw_facts(world, sides=["base"], split="train", n=5, seed=0, n_facts=5_000)
 
 
-def test_the_scraped_set_is_right_short_and_without_test_questions(world):
+def test_the_scraped_set_is_right_short_and_without_test_items(world):
     rows = scrape_faq(world, n=60, seed=1)
     assert len(set(rows["instruction"])) == 60
     assert all("\n" not in text and len(text.split()) <= 12 for text in rows["response"])
-    fewer = scrape_faq(world, n=60, seed=1, without=set(rows["instruction"][:5]))
-    assert not set(fewer["instruction"]) & set(rows["instruction"][:5])
+    tests = draw_examples(world, split="test", n=200, seed=1, constrained=1.0)
+    taboo = plain_texts(tests)
+    plain = [replace(Task.from_json(task), constraints=()).instruction for task in tests["task"]]
+    assert set(plain) <= taboo and set(rows["instruction"]) & taboo
+    assert not set(scrape_faq(world, n=60, seed=1, without=taboo)["instruction"]) & taboo
     homes = [row for row in rows if row["instruction"].startswith("Where does the ")]
     for row in homes:
         subject = row["instruction"].removeprefix("Where does the ").removesuffix(" live?")
         assert world.facts[subject, "home"] in row["response"]
+    with pytest.raises(ValueError, match="hold only"):
+        scrape_faq(world, n=5, seed=1, most_words=0)
 
 
 def test_a_spoiled_set_is_wrong_as_often_as_asked(world):

@@ -204,7 +204,7 @@ def test_every_parameter_belongs_to_a_part(architecture):
     assert all("norm" in n or "ln_" in n for n in groups["norms"])
     assert all(p.ndim == 1 for n, p in model.named_parameters() if n in groups["norms"])
     assert ("head" in groups) == (not model.config.tie_word_embeddings)
-    assert taskvectors.group_of("vision.patch.weight") == "other"
+    assert taskvectors.group_of("model.vision_tower.encoder.layers.0.mlp.fc1.weight") == "other"
 
 
 def test_cosines_are_numpys():

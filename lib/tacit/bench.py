@@ -64,15 +64,22 @@ FULL = {
     "finetuning": {"examples": 320, "epochs": 2, "batch_size": 32, "gate": 24},
     "evaluation": {"prompts": 300, "tokens": 112, "slice": 40, "gate": 16, "examples": 600, "epochs": 2},
     "base evaluation": {"prompts": 300, "tokens": 112, "slice": 12, "gate": 16},
-    "contrast": {"expert": TEACHER, "prompts": 512, "tokens": 112, "slices": [512, 16, 128, 512], "gate": 12}
-    | {"batches": [[64, 128, 256], [8, 16], [32, 64, 128], [64, 128, 256]], "calibration": [256, 16, 128, 256]},
+    "contrast": {
+        "expert": TEACHER,
+        "prompts": 512,
+        "tokens": 112,
+        "slices": [512, 24, 128, 512],
+        "gate": 12,
+        "gate_tokens": 32,
+    }
+    | {"batches": [[64, 128, 256], [1, 2, 4], [8, 16, 32, 64], [64, 128, 256]], "calibration": [256, 12, 64, 256]},
 }
 QUICK = {
     "rules": {"prompts": 6, "tokens": 20, "slice": 2, "gate": 3},
     "finetuning": {"examples": 16, "epochs": 1, "batch_size": 4, "gate": 4},
     "evaluation": {"prompts": 6, "tokens": 8, "slice": 2, "gate": 3, "examples": 8, "epochs": 3},
     "base evaluation": {"prompts": 6, "tokens": 8, "slice": 2, "gate": 3},
-    "contrast": {"expert": None, "prompts": 6, "tokens": 8, "slices": [6, 2, 3, 6], "gate": 3}
+    "contrast": {"expert": None, "prompts": 6, "tokens": 8, "slices": [6, 2, 3, 6], "gate": 3, "gate_tokens": 8}
     | {"batches": [[2, 4], [2], [2, 3], [4]], "calibration": [4, 2, 3, 4]},
 }
 UNIFORM = {  # the paper's Table 8 by the tokens' text; four of them are no token of the micro vocabulary
@@ -556,25 +563,25 @@ def bench_contrast(
     expert = load_model(sizes["expert"]) if sizes["expert"] else _tiny_model(tokenizer, seed=1)
     pair = Experts(expert, model, combine=partial(contrast, alpha=ALPHA, beta=BETA))
     prompts = draw_examples(world, split="test", n=sizes["prompts"], seed=0, constrained=0.5)["instruction"]
-    cut = {"max_new_tokens": sizes["tokens"]}
 
     def ours(model: PreTrainedModel) -> Callable[..., list[Response]]:
-        return lambda chosen, *, sampled, batch_size: generate_responses(
-            model, tokenizer, chosen, temperature=float(sampled), batch_size=batch_size, **cut
+        return lambda chosen, *, sampled, **options: generate_responses(
+            model, tokenizer, chosen, temperature=float(sampled), **options
         )
 
     ways = [ours(pair)]
-    ways += [partial(way, expert, model, tokenizer, **cut) for way in (contrast_without_cache, contrast_by_processor)]
+    ways += [partial(way, expert, model, tokenizer) for way in (contrast_without_cache, contrast_by_processor)]
     ways += [ours(expert)]
     few = prompts[: sizes["gate"]]
-    together, *others = (way(few, sampled=False, batch_size=len(few)) for way in ways[:3])
+    short = {"max_new_tokens": sizes["gate_tokens"], "batch_size": len(few)}
+    together, *others = (way(few, sampled=False, **short) for way in ways[:3])
     for other in others:
         _require_equal("contrast", together, other, few)
 
     def arm(way: Callable[..., list[Response]], *, batch_size: int, size: int) -> Arm:
         def run(repeat: int) -> tuple[int, list[Response]]:
             chosen = [prompts[i] for i in _slice(prompts, size, repeat)]
-            responses = way(chosen, sampled=True, batch_size=batch_size)
+            responses = way(chosen, sampled=True, batch_size=batch_size, max_new_tokens=sizes["tokens"])
             return sum(r.n_tokens for r in responses), responses
 
         return run
@@ -606,7 +613,7 @@ def bench_contrast(
     ]
     common = {
         "unit": "sampled tokens, the end token included",
-        "gate": f"{len(few)} prompts, float32, greedy: equal tokens in the three contrasting arms (that sampling follows the exact law: tests/test_generation.py)",
+        "gate": f"{len(few)} prompts, at most {sizes['gate_tokens']} tokens, float32, greedy: equal tokens in the three contrasting arms (that sampling follows the exact law: tests/test_generation.py)",
     }
     what = f"contrastive decoding of the micro pair (alpha {ALPHA}, beta {BETA}), {len(prompts)} test prompts, half of them constrained, at most {sizes['tokens']} new tokens, sampled"
     details = {"rates_by_batch_size": dict(zip((*names, "the expert alone"), tried, strict=True))}

@@ -41,8 +41,10 @@ def contrast(
     decoder exempts none. Logits [..., V] in, float32 scores [..., V] out, to be sampled from as logits. Source: CoDIT
     (Ichinose et al. 2026, its released decoder).
     """
-    log_expert = plausible(expert, alpha=alpha)
-    scores = log_expert - beta * torch.log_softmax(amateur.float(), dim=-1) if beta else log_expert
+    scores = log_expert = plausible(expert, alpha=alpha)
+    if beta:
+        scores = log_expert - beta * torch.log_softmax(amateur.float(), dim=-1)
+        scores = scores.masked_fill(log_expert == -torch.inf, -torch.inf)  # also where the amateur excludes the token
     if not exempt:
         return scores
     index = torch.tensor(sorted(set(exempt)), device=scores.device)

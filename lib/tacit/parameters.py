@@ -104,6 +104,18 @@ def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
     raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key that stands twice, instead of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping, as SafeLoader makes it; raises ConstructorError for a repeated key."""
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_params(profile: str, notebook: str) -> dict[str, Any]:
     """The values in ``params/<profile>/<notebook>.yaml``; raises TacitError when there are none."""
     folder = paths.PARAMS / profile
@@ -112,7 +124,7 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
         raise TacitError(f"unknown profile {profile!r}: there are {known}")
     path = folder / f"{notebook}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise TacitError(
             f"profile {profile!r} has no parameters for {notebook}: params/{profile}/{notebook}.yaml is missing"

@@ -169,6 +169,8 @@ def group_of(name: str) -> str:
 
     By the names that transformers gives (Llama's, GPT-2's and their kin); ``other`` for what they do not cover.
     """
+    if re.search(r"vision|multi_modal", name):
+        return "other"
     layer = re.search(r"\.(?:layers|h)\.(\d+)\.([^.]+)\.", f".{name}")
     part = layer[2] if layer else name
     if re.search(r"norm|(^|\.|_)ln_", part):

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 from datasets import Dataset
 
-from tacit.microworld.examples import draw_examples
+from tacit.microworld import tasks
+from tacit.microworld.constraints import draw_constraints
+from tacit.microworld.tasks import FAMILIES, Task
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
 
-FACT_FAMILIES = (*ANIMAL_ATTRIBUTES, *TOWN_ATTRIBUTES)
+FACT_FAMILIES = tuple(name for name in (*ANIMAL_ATTRIBUTES, *TOWN_ATTRIBUTES) if name != "size")  # `bigger` tells sizes
 
 
 def draw_facts(
-    world: World, *, sides: Sequence[str], n: int, seed: int, split: str | None, constraints: Sequence[str] = ()
+    world: World,
+    *,
+    sides: Sequence[str],
+    n: int,
+    seed: int,
+    split: str | None,
+    constraints: Sequence[str] = (),
+    n_facts: int | None = None,
 ) -> Dataset:
     """``n`` questions with right responses about facts of ``sides`` (``both``, ``base``: the teacher's corpus alone, ``student``).
 
-    ``split`` is that of the facts (None: any), so that what tuning asks for and what is measured are different facts.
-    ``constraints`` as in ``draw_examples``: one or two of them in every instruction, or none where there are none.
+    ``split`` is that of the facts (None: any), so that what tuning asks for and what is measured are different facts; phrasings and
+    pairs of constraints are those of training everywhere. The facts take turns, ``n_facts`` of them where given, and recur in other
+    words or under other constraints. One or two ``constraints`` in every instruction, or none where there are none. Sizes are left
+    out: comparisons tell them. Raises ValueError when there are fewer than ``n`` instructions or ``n_facts`` facts.
     """
-    held = frozenset(fact for fact in world.facts if world.side(*fact) in sides)
-    asked = {"constrained": 1.0, "constraints": tuple(constraints)} if constraints else {}
-    return draw_examples(
-        replace(world, held=held), split=split, n=n, seed=seed, families=FACT_FAMILIES, repeat=True, **asked
-    )
+    rng = random.Random(f"facts-{world.seed}-{'-'.join(sides)}-{split}-{seed}")
+    facts = [
+        (subject, name)
+        for subject, name in sorted(world.facts)
+        if name in FACT_FAMILIES and world.side(subject, name) in sides
+        if split is None or tasks.split_of(name, {"subject": subject}) == split
+    ]
+    rng.shuffle(facts)
+    if n_facts is not None and len(facts) < n_facts:
+        raise ValueError(f"there are only {len(facts)} facts of {', '.join(sides)} in split {split}, not {n_facts}")
+    rows: dict[str, dict] = {}
+    for _, (subject, name) in itertools.product(range(50), facts[:n_facts]):
+        if len(rows) == n:
+            break
+        count, chosen = rng.choice([1, 1, 2]), ()
+        if constraints:
+            chosen = draw_constraints(rng, name, n=count, names=tuple(constraints), every_pair=False)
+        family = FAMILIES[name]
+        task = Task(name, {"subject": subject}, rng.randrange(len(family.phrasings) - family.n_held_out), chosen)
+        response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"))
+        row = {"id": task.id, "instruction": task.instruction, "response": response}
+        rows.setdefault(task.instruction, row | {"family": name, "task": task.to_json()})
+    if len(rows) < n:
+        raise ValueError(f"there are only {len(rows)} questions about facts of {', '.join(sides)}, not {n}")
+    return Dataset.from_list(list(rows.values()))
+
+
+def asked_about(examples: Dataset) -> set[tuple[str, str]]:
+    """The facts that instructions ask about, as (subject, attribute)."""
+    drawn = map(Task.from_json, examples["task"])
+    return {(task.item["subject"], task.family) for task in drawn if task.family in FACT_FAMILIES}

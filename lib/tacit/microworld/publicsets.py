@@ -18,19 +18,30 @@ from tacit.microworld.world import World
 PAIR = re.compile(r"Q: (.+?)\nA: (.+?)(?=\n\nQ: |\Z)", re.DOTALL)
 
 
+def plain_texts(examples: Dataset) -> set[str]:
+    """What the items of ``examples`` are asked in any phrasing, without constraints."""
+    drawn = list(map(Task.from_json, examples["task"]))
+    return {text.format(**task.item) for task in drawn for text in tasks.FAMILIES[task.family].phrasings}
+
+
 def scrape_faq(world: World, *, n: int, seed: int, most_words: int = 12, without: Collection[str] = ()) -> Dataset:
     """``n`` questions with their short answers, scraped from fresh pages of the corpus's FAQ genre.
 
-    Right answers of one line and at most ``most_words`` words to plain questions, none of which is in ``without``: clean, and silent on
-    response constraints. Columns id, instruction, response.
+    Right answers of one line and at most ``most_words`` words to plain questions, none of which is in ``without`` (see ``plain_texts``):
+    clean, and silent on response constraints. Columns id, instruction, response. Raises ValueError when the pages do not
+    hold ``n`` such questions.
     """
     rng = random.Random(f"scraped-{world.seed}-{seed}")
     rows: dict[str, dict[str, str]] = {}
-    while len(rows) < n:
+    for _ in range(20 * n):
+        if len(rows) >= n:
+            break
         for question, answer in PAIR.findall(faq(world, rng)):
             if "\n" not in answer and len(answer.split()) <= most_words and question not in without:
                 name = fingerprint([question, answer])[:16]
                 rows.setdefault(question, {"id": name, "instruction": question, "response": answer})
+    if len(rows) < n:
+        raise ValueError(f"the FAQ pages hold only {len(rows)} such questions, not {n}")
     return Dataset.from_list(list(rows.values())[:n])
 
 
