@@ -87,13 +87,47 @@ def test_committed_outputs_are_whole(path):
     assert not re.search(r"/(root|home|tmp|work)/", json.dumps(executed))
 
 
-@pytest.mark.parametrize("name", ["micro-base", "micro-student"])
+@pytest.mark.parametrize("name", ["micro-base", "micro-student", "micro-sibling"])
 def test_committed_models_say_what_they_are(name):
     folder = paths.MODELS / name
     record = json.loads((folder / "pretraining.json").read_text())
     assert record["commit"] != "unknown"
     assert record["held_out_loss"] < 1.0
     assert sum(p.stat().st_size for p in folder.iterdir()) < 15e6
+
+
+def test_the_teacher_is_made_from_the_base_at_partial_competence():
+    from tacit import provenance
+
+    folder = paths.MODELS / "micro-teacher"
+    record = json.loads((folder / "posttraining.json").read_text())
+    assert record["base_weights"] == provenance.file_hash(paths.MODELS / "micro-base" / "model.safetensors")
+    assert record["least"] <= record["tried"][-1]["constraints met"] <= record["most"]
+    for name in ("07_codit", "08_existing_data", "09_chat_vector", "10_knowledge_following", "11_two_papers"):
+        values = read_params("micro", name)
+        assert {k: record[k] for k in ("families", "constraints")} == {
+            k: values[k] for k in ("families", "constraints")
+        }
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 15e6
+
+
+@pytest.mark.parametrize("name", ["08_existing_data", "09_chat_vector", "10_knowledge_following"])
+def test_alpha_and_beta_are_those_that_finding_7_selects(name):
+    selected = read_metrics(ROOT / "outputs/micro/07_codit.json")["details"]
+    values = read_params("micro", name)
+    assert (values["alpha"], values["beta"]) == (selected["alpha"], selected["beta"])
+    shared = (
+        "n_instructions",
+        "epochs",
+        "learning_rate",
+        "batch_size",
+        "schedule",
+        "warmup",
+        "max_new_tokens",
+        "seeds",
+    )
+    first = read_params("micro", "07_codit")
+    assert {k: values[k] for k in shared} == {k: first[k] for k in shared}
 
 
 def test_the_models_corpora_hold_partly_other_facts():

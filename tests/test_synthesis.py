@@ -27,8 +27,9 @@ from conftest import SIZE, make_model
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from scipy import stats
-from tacit import shards, synthesis, workers
+from tacit import models, provenance, shards, synthesis, workers
 from tacit.__main__ import main
+from tacit.cards import UNFINISHED
 from tacit.chat import encode_prompt
 from tacit.errors import TacitError
 from tacit.models import load_pair
@@ -290,10 +291,15 @@ def check_mended(pair, out, whole, **options):
 
 
 def contents(out):
-    """The dataset's files; the record of what made them says the device, whose threads may differ between processes."""
+    """The dataset's files; left out are what made them (the device's threads may differ) and what instructions were called."""
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     record = json.loads(files.pop("synthesis.json"))
-    return {k: v for k, v in files.items() if not k.startswith(".")} | {"parameters": record["parameters"]}
+    lines = files.pop("README.md").splitlines()
+    card = [line for line in lines if not line.startswith((b"| made with", b"| instructions"))]
+    return {k: v for k, v in files.items() if not k.startswith(".")} | {
+        "parameters": record["parameters"],
+        "card": card,
+    }
 
 
 @pytest.mark.slow
@@ -464,6 +470,93 @@ def test_a_finished_run_decodes_nothing_and_keeps_the_filled_in_card(pair, whole
     assert "6 rows per shard" in said[0]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same rows", "other environment"])
+def test_a_licence_filled_in_stays_when_a_shard_is_made_again(pair, whole, tmp_path, monkeypatch, elsewhere):
+    out, said = tmp_path / "out", []
+    shutil.copytree(whole[0], out)
+    card = (out / "README.md").read_text().replace("license: other", "license: cc-by-4.0\npretty_name: Moons")
+    card = card.replace("license_name: to-be-filled-in\n", "") + "\nBy hand.\n"
+    (out / "README.md").write_text(card)
+    damage(out, "deleted")
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis, "make_decoder", lambda **_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(pair, out)
+    assert (out / "README.md").read_text() == UNFINISHED
+    if elsewhere:
+        monkeypatch.setattr(provenance, "device_name", lambda: "abacus")
+    run(pair, out, say=said.append)
+    if elsewhere:
+        found = DatasetCard.load(out / "README.md")
+        assert found.data.license == "cc-by-4.0" and "license_name" not in found.data
+        assert found.data.pretty_name == "Moons" and found.data.configs[0]["data_files"][0]["path"] == "data/train-*"
+        assert "filled in" not in found.text and "abacus" in found.text and "By hand" not in found.text
+        assert (out / ".synthesis/card.md").read_text() == card
+        assert any(str(out / ".synthesis/card.md") in text for text in said)
+    else:
+        assert (out / "README.md").read_text() == card
+        assert not (out / ".synthesis/card.md").exists()
+
+
+def made_with(out):
+    return [json.loads(path.read_text())["made_with"] for path in sorted((out / ".synthesis/records").iterdir())]
+
+
+def test_environments_are_noted_with_each_shard_and_others_are_named(pair, whole, tmp_path, monkeypatch):
+    packages = provenance.packages()
+    ours = packages | {"device": provenance.device_name(), "tacit": provenance.library_hash()}
+    assert made_with(whole[0]) == [ours] * 5
+    assert json.loads((whole[0] / "synthesis.json").read_text())["made_with"] == [ours]
+    out, said = tmp_path / "out", []
+    shutil.copytree(whole[0], out)
+    damage(out, "deleted")
+    run(pair, out, say=said.append)
+    assert not [text for text in said if "another environment" in text]
+    damage(out, "deleted")
+    monkeypatch.setattr(provenance, "device_name", lambda: "abacus")
+    monkeypatch.setattr(provenance, "packages", lambda: packages | {"torch": "9.9"})
+    run(pair, out, say=said.append)
+    assert made_with(out) == [ours, other := ours | {"device": "abacus", "torch": "9.9"}, ours, ours, ours]
+    differ = f"torch {ours['torch']} then, 9.9 now, device {ours['device']} then, abacus now"
+    assert [text for text in said if "another environment" in text and text.endswith(differ)]
+    assert json.loads((out / "synthesis.json").read_text())["made_with"] == [ours, other]
+    card = (out / "README.md").read_text()
+    assert "| made with (1) |" in card and "| made with (2) |" in card and "device abacus" in card
+
+
+def test_a_folder_that_noted_one_environment_is_taken_up(pair, whole, tmp_path):
+    """As synthesis.json had it before each shard's record did."""
+    out, said = tmp_path / "out", []
+    shutil.copytree(whole[0], out)
+    settings = json.loads((out / "synthesis.json").read_text())
+    (out / "synthesis.json").write_text(json.dumps(settings | {"made_with": {"torch": "1.0"}}))
+    for path in (out / ".synthesis/records").iterdir():
+        record = json.loads(path.read_text())
+        del record["made_with"]
+        path.write_text(json.dumps(record))
+    damage(out, "deleted")
+    run(pair, out, say=said.append)
+    assert contents(out) == contents(whole[0])
+    assert any("torch 1.0 then" in text and "device unknown then" in text for text in said)
+
+
+def test_the_card_names_sources_and_no_absolute_path(pair, tmp_path, instructions_file):
+    assert main([*command(pair, tmp_path / "out", instructions_file), "--no-contrast-end", "--quiet"]) == 0
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| instructions | `instructions.jsonl` (`" in card
+    assert f"| expert | `{Path(pair['expert']).name}` (`" in card and str(tmp_path.parent) not in card
+    assert "at temperature 1, among the plausible tokens" in card
+    assert f"torch {torch.__version__.split('+')[0]}" in card and f"device {provenance.device_name()}" in card
+    assert synthesis.source_name("jsonl:/home/me/x.jsonl[:9]") == "jsonl:x.jsonl[:9]"
+    assert synthesis.source_name("alpaca:tatsu-lab/alpaca[:9]") == "alpaca:tatsu-lab/alpaca[:9]"
+
+
+def test_the_card_says_that_instructions_were_given_in_python_unless_named(pair, whole, tmp_path):
+    assert "| instructions | `given in Python` (`" in (whole[0] / "README.md").read_text()
+    run(pair, tmp_path / "out", INSTRUCTIONS[:2], instructions_name="two of mine")
+    assert "| instructions | `two of mine` (`" in (tmp_path / "out/README.md").read_text()
+
+
 def test_leftovers_of_a_killed_run_are_removed_and_strangers_are_not(pair, whole, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole[0], out)
@@ -495,6 +588,47 @@ def test_other_parameters_are_refused_by_name(pair, whole, other):
     with pytest.raises(TacitError, match=f"holds a synthesis with {next(iter(other))} .*choose another --out"):
         run(pair, whole[0], **other)
     assert contents(whole[0]) == before
+
+
+@pytest.mark.parametrize("name", ["batch_size", "shard_size"])
+def test_sizes_are_parameters_where_rounding_changes_texts(pair, tmp_path, name):
+    out, options = tmp_path / "out", {"dtype": "bfloat16", "max_new_tokens": 2}
+    rows = run(pair, out, INSTRUCTIONS[:3], **options).to_list()
+    with pytest.raises(TacitError, match=f"holds a synthesis with {name} {OPTIONS[name]}, not 5: choose another --out"):
+        run(pair, out, INSTRUCTIONS[:3], **options, **{name: 5})
+    assert run(pair, out, INSTRUCTIONS[:3], **options).to_list() == rows
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_models_of_the_hub_are_loaded_at_the_commit_that_is_noted(pair, tmp_path, monkeypatch, n_workers):
+    """A branch that moves between the look-up and the loading changes nothing."""
+    commits, loaded = {"me/expert": "e" * 40, "me/amateur": "a" * 40}, []
+
+    def look_up(name, revision):
+        assert revision == {"me/expert": "main", "me/amateur": "v1"}[name]
+        return {"name": name, "commit": commits[name]}
+
+    def here(load):
+        def loader(name, *, revision=None, **options):
+            loaded.append((getattr(load, "__name__", "config"), name, revision))
+            return load(pair[name.removeprefix("me/")], **options)
+
+        return loader
+
+    monkeypatch.setattr(synthesis, "weights_key", look_up)
+    monkeypatch.setattr(synthesis, "locate", lambda name: name)
+    config = SimpleNamespace(from_pretrained=here(partial(synthesis.AutoConfig.from_pretrained)))
+    monkeypatch.setattr(synthesis, "AutoConfig", config)
+    monkeypatch.setattr(synthesis, "load_tokenizer", here(models.load_tokenizer))
+    monkeypatch.setattr(models, "load_tokenizer", here(models.load_tokenizer))
+    monkeypatch.setattr(models, "load_model", here(models.load_model))
+    monkeypatch.setattr(workers, "_cluster", lambda *_, **__: contextlib.nullcontext(RayHere))
+    options = OPTIONS | {"amateur_revision": "v1", "workers": n_workers}
+    synthesize("me/expert@main", "me/amateur", INSTRUCTIONS[:3], out=tmp_path / "out", **options)
+    assert {what for what, *_ in loaded} == {"load_tokenizer", "load_model", "config"}
+    assert all(revision == commits[name] for _, name, revision in loaded)
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"| expert | `me/expert` (`me/expert@{'e' * 40}`) |" in card
 
 
 def test_other_models_and_instructions_are_refused_by_name(pair, whole):
@@ -586,6 +720,7 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(pair, whole, tmp
         ({"batch_size": 0}, "batch_size must be an integer"),
         ({"shard_size": 0}, "shard_size must be an integer"),
         ({"workers": 0}, "workers must be an integer"),
+        ({"ray_address": "far:6379"}, r"ray_address \(far:6379\) needs workers above 1, and workers is 1"),
         ({"dtype": "float8"}, "unknown dtype"),
         ({"max_new_tokens": 250}, "exceeds the expert's context of 256: lower max_new_tokens"),
         ({"expert": "outputs/models/nowhere"}, "no checkpoint at outputs/models/nowhere"),
@@ -622,6 +757,10 @@ def test_the_command_explains_and_exits_with_2(pair, tmp_path, instructions_file
     assert "nothing.jsonl" in refused(*command(pair, tmp_path / "out", tmp_path / "nothing.jsonl"))
     assert "alpha" in refused(*command(pair, tmp_path / "out", instructions_file, "--alpha", "2"))
     assert "unknown source" in refused(*command(pair, tmp_path / "out", "nowhere:at/all"))
+    assert "name:place, here alpaca:tatsu-lab/alpaca," in refused(*command(pair, tmp_path / "out", "tatsu-lab/alpaca"))
+    assert "here NAME:me/mine@" in refused(*command(pair, tmp_path / "out", f"me/mine@{'0' * 40}"))
+    assert "cannot read me/mine.jsonl" in refused(*command(pair, tmp_path / "out", "me/mine.jsonl"))
+    assert "--ray-address" in refused(*command(pair, tmp_path / "out", instructions_file, "--ray-address", "far:6379"))
     assert "--chat-template" in refused(
         *command(pair, tmp_path / "out", instructions_file, "--chat-template", "no.jinja")
     )
@@ -635,6 +774,22 @@ def test_instructions_come_from_files_and_sources(tmp_path, instructions_file):
     assert synthesis.load_instructions(str(instructions_file))["id"] == [row["id"] for row in INSTRUCTIONS]
     assert len(synthesis.load_instructions(f"jsonl:{instructions_file}[:3]")) == 3
     assert synthesis.read_rows(Dataset.from_list(INSTRUCTIONS))[2] == ("row-2", INSTRUCTIONS[2]["instruction"])
+
+
+def test_repeated_rows_get_ids_of_their_own_and_given_ids_stay_unique(tmp_path):
+    def read(*rows):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return synthesis.load_instructions(str(tmp_path / "rows.jsonl"))["id"][:]
+
+    hi, ho = {"instruction": "Hi"}, {"instruction": "Ho"}
+    alone, other = read(hi, ho)
+    assert alone == synthesis.fingerprint(["Hi", ""])[:16]
+    assert read(hi, ho, hi, hi) == [alone, other, f"{alone}-2", f"{alone}-3"]
+    for given in ("x", alone, f"{alone}-2"):
+        with pytest.raises(TacitError, match=f"id '{given}' occurs twice"):
+            read(hi, hi, hi | {"id": given}, hi | {"id": given})
+    with pytest.raises(TacitError, match="occurs twice"):
+        read(hi, hi, ho | {"id": f"{alone}-2"})
 
 
 def test_importing_tacit_stays_light():
@@ -769,14 +924,19 @@ def test_an_error_in_a_worker_is_the_same_error(pair, whole, tmp_path, monkeypat
             {"models": pair, "batch_size": 4} | {**DIRECT, "seed": 0, "max_new_tokens": 2, "log_ratios": False},
             workers=2,
             address=None,
+            out=tmp_path / "fine",
+            n=1,
             tick=lambda *_: None,
         )
+
+
+PARALLEL = {"workers": 2, "address": None, "out": Path(), "n": 1, "tick": None}
 
 
 def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(TacitError, match=r"pip install 'ray\[data\]'"):
-        decode_in_parallel({0: [("a", "Hi")]}, None, {}, workers=2, address=None, tick=None)
+        decode_in_parallel({0: [("a", "Hi")]}, None, {}, **PARALLEL)
 
 
 def test_an_unreachable_cluster_is_explained(monkeypatch):
@@ -788,4 +948,67 @@ def test_an_unreachable_cluster_is_explained(monkeypatch):
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(TacitError, match=r"nobody there.*ray_address"):
-        decode_in_parallel({0: [("a", "Hi")]}, None, {}, workers=2, address="far:6379", tick=None)
+        decode_in_parallel({0: [("a", "Hi")]}, None, {}, **PARALLEL | {"address": "far:6379"})
+
+
+class Died(BaseException):
+    """What ends a worker's process, in this one."""
+
+
+def test_a_shard_whose_worker_always_dies_is_given_up_by_name(tmp_path, monkeypatch):
+    deaths, batch = [], {"index": [1], "name": ["train-00001-of-00002.parquet"], "rows": ['[["a", "Hi"]]']}
+
+    def decode(rows):
+        deaths.append(rows)
+        raise Died
+
+    monkeypatch.setattr(synthesis, "make_decoder", lambda: decode)
+    with shards.hold(tmp_path / "out"):
+        for _ in range(3):
+            with pytest.raises(Died):
+                workers.ShardWorker({}, None, 0, tmp_path / "out", 3)(batch)
+        record = workers.ShardWorker({}, None, 0, tmp_path / "out", 3)(batch)
+    assert len(deaths) == 3
+    assert (
+        record["rows"] == [0] and "train-00001-of-00002.parquet: the worker that made it died, 3" in record["error"][0]
+    )
+    monkeypatch.setattr(synthesis, "make_decoder", lambda: lambda rows: [{"response_tokens": 5}])
+    with shards.hold(tmp_path / "out"):  # a new run tries anew, and deaths count only until a shard is made
+        for _ in range(5):
+            worker = workers.ShardWorker({}, lambda *_: None, 0, tmp_path / "out", 3)
+            assert worker(batch) == {"rows": [1], "tokens": [5], "error": [""], "trace": [""]}
+
+
+def test_workers_that_die_while_they_load_are_given_up(tmp_path, monkeypatch):
+    def load():
+        raise Died
+
+    monkeypatch.setattr(synthesis, "make_decoder", load)
+    batch = {"index": [0], "name": ["train-00000-of-00001.parquet"], "rows": ["[]"]}
+    with shards.hold(tmp_path / "out"):
+        for _ in range(6):
+            with pytest.raises(Died):
+                workers.ShardWorker({}, None, 0, tmp_path / "out", 6)
+        assert "died 6 times" in workers.ShardWorker({}, None, 0, tmp_path / "out", 6)(batch)["error"][0]
+
+
+def test_any_error_in_a_worker_is_explained_with_its_shard(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_cluster", lambda *_, **__: contextlib.nullcontext(RayHere))
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory\nat length")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis, "generate_responses", fail)
+        with pytest.raises(
+            TacitError, match=r"making train-00000-of-00005\.parquet failed: RuntimeError: out of memory"
+        ) as e:
+            run(pair, tmp_path / "out", workers=2)
+        assert "\n" not in str(e.value) and "in fail" in e.value.__notes__[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis, "load_pair", fail)
+        with pytest.raises(TacitError, match=r"loading the pair failed: RuntimeError: out of memory\n"):
+            run(pair, tmp_path / "out", workers=2)
+    monkeypatch.setattr(RayHere.data, "map_batches", lambda *_, **__: SimpleNamespace(iter_rows=fail))
+    with pytest.raises(TacitError, match=r"Ray failed \(RuntimeError: out of memory\): finished shards are kept"):
+        run(pair, tmp_path / "out", workers=2)

@@ -89,7 +89,7 @@ def add_synthesize(commands) -> None:
     made.add_argument(
         "--workers", type=int, default=1, help="processes by Ray Data, each with the pair (default: 1, without Ray)"
     )
-    cluster = "a running Ray cluster's address; DIR, local models and this package must be on a file system that all machines share"
+    cluster = "a running Ray cluster's address, for --workers above 1; DIR, local models and this package must be on a file system that all machines share"
     made.add_argument("--ray-address", metavar="ADDRESS", help=cluster)
     made.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
     template = "a Jinja file that replaces the expert's chat template, or tulu for the papers' format"
@@ -105,7 +105,7 @@ def synthesize_dataset(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from tacit.chat import tulu_template
-    from tacit.synthesis import load_instructions, synthesize
+    from tacit.synthesis import load_instructions, source_name, synthesize
 
     values = vars(options).copy()
     quiet, template = values.pop("quiet"), values.pop("chat_template")
@@ -116,6 +116,7 @@ def synthesize_dataset(options: argparse.Namespace) -> None:
             template = Path(template).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise TacitError(f"--chat-template: cannot read {template}: {error}") from None
+    values["instructions_name"] = source_name(values["instructions"])
     values["instructions"] = load_instructions(values["instructions"])
     del values["command"]
     say = None if quiet else lambda text: print(text, flush=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
+from yaml import YAMLError
 
 DATA = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
 UNFINISHED = str(
@@ -36,19 +37,47 @@ def decoding_rule(parameters: Mapping[str, Any]) -> str:
     if parameters["top_p"] < 1:
         words.append(f"Of those, the likeliest that together reach probability {parameters['top_p']:g} are kept.")
     if parameters["beta"] and not parameters["contrast_end"]:
-        words.append("End tokens keep the expert's own probability; the other tokens share the rest by their contrast.")
+        words.append(
+            "End tokens keep the expert's own probability (at temperature 1, among the plausible tokens); the other tokens "
+            "share the rest by their contrast."
+        )
     return " ".join([*words, "A response ends at an end token or after", f"{parameters['max_new_tokens']} tokens."])
 
 
-def dataset_card(rows: Dataset, *, names: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
-    """The card of ``rows``, which the ``names`` models made with ``parameters``; the same for the same rows."""
-    data = DatasetCardData(
-        license="other",
-        license_name="to-be-filled-in",
-        task_categories=["text-generation"],
-        tags=["synthetic", "codit", "contrastive-decoding"],
-        configs=DATA,
-    )
+def environment_words(made_with: Mapping[str, str]) -> str:
+    """One environment in words: versions, the device, the beginning of the library's hash."""
+    return ", ".join(f"{name} {value[:12] if name == 'tacit' else value}" for name, value in made_with.items())
+
+
+def _fields(card: str | None) -> dict[str, Any]:
+    """A card's front matter; nothing if it has none or that is no YAML."""
+    try:
+        return DatasetCard(card or "", ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, TypeError, YAMLError):
+        return {}
+
+
+def dataset_card(
+    rows: Dataset,
+    *,
+    names: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    made_with: Sequence[Mapping[str, str]],
+    instructions: str,
+    old: str | None = None,
+) -> str:
+    """The card of ``rows``, which the ``names`` models made with ``parameters`` in the environments ``made_with``.
+
+    ``instructions`` says where they are from. An ``old`` card of the folder whose tables still hold stays as it is; from another one,
+    its front matter is taken over, the licence too. The same for the same rows and environments.
+    """
+    fields = {"license": "other", "license_name": "to-be-filled-in"}
+    fields |= {"task_categories": ["text-generation"], "tags": ["synthetic", "codit", "contrastive-decoding"]}
+    kept = _fields(old)
+    if "license" in kept and "license_name" not in kept:
+        del fields["license_name"]
+    data = DatasetCardData(**(fields | kept | {"configs": DATA}))
+    filled = (data.license, data.get("license_name")) != ("other", "to-be-filled-in")
     reasons = Counter(rows["finish_reason"])
     ratios = [value for value in rows["mean_log_ratio"] if value is not None]
     counts = {
@@ -60,21 +89,29 @@ def dataset_card(rows: Dataset, *, names: Mapping[str, str], parameters: Mapping
         "mean of mean_log_ratio (nats)": f"{fmean(ratios):.4f}" if ratios else "none",
     }
     identity = {role: f"`{name}` (`{parameters[role]}`)" for role, name in names.items()}
-    plain = {name: f"`{value}`" for name, value in parameters.items() if name not in {"chat_template", *names}}
+    identity["instructions"] = f"`{instructions}` (`{parameters['instructions']}`)"
+    plain = {name: f"`{value}`" for name, value in parameters.items() if name not in {"chat_template", *identity}}
+    several = len(made_with) > 1
+    made = {
+        f"made with ({i})" if several else "made with": environment_words(one) for i, one in enumerate(made_with, 1)
+    }
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# Synthesized responses",
         "Made by `python -m tacit synthesize` after CoDIT (Ichinose et al. 2026, https://arxiv.org/abs/2604.13538).",
-        "**Licence: to be filled in** (`license`, `license_name` above). The teacher's licence governs its outputs: here the "
+        f"**Licence{'' if filled else ': to be filled in'}** (`license`, `license_name` above). The teacher's licence governs its outputs: here the "
         "expert's and the amateur's, and the instructions' licence governs the instructions.",
         f"## Decoding\n\n{decoding_rule(parameters)}",
-        "## Models and parameters\n\nA local model is identified by the SHA-256 of its folder, one of the hub by its commit.\n\n"
-        + _table({**identity, **plain}),
+        "## Models and parameters\n\nA local model is identified by the SHA-256 of its folder, one of the hub by its commit, the "
+        "instructions by that of their ids and texts, tacit by that of its source.\n\n"
+        + _table({**identity, **plain, **made}),
         f"Chat template:\n\n~~~jinja\n{parameters['chat_template']}\n~~~",
         f"## Contents\n\n{_table(counts)}",
         "`mean_log_ratio` is the mean of log p_expert - log p_amateur over a response's tokens, its end token included. "
         "Responses are as decoded: nothing was filtered, corrected or checked.",
     ]
-    return str(DatasetCard("\n\n".join(sections) + "\n"))
+    card = str(DatasetCard("\n\n".join(sections) + "\n"))
+    facts = {line for line in card.splitlines() if line.startswith("|")}
+    return old if kept and facts <= set(old.splitlines()) else card
 
 
 def _table(values: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_si
     names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
     asked = instructions.select_columns(["id", "instruction"])
     key = {role: weights_key(name, revision) for role, (name, revision) in names.items()}
-    key |= {"what": "synthetic data", "instructions": data_key(asked), "settings": settings}
+    key |= {"what": "synthetic data", "instructions": data_key(asked), "settings": settings, "batch_size": batch_size}
     options = settings | {f"{role}_revision": revision for role, (_, revision) in names.items()}
 
     def make(folder: Path) -> None:

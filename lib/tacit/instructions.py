@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset
@@ -18,14 +19,15 @@ IGNORED = -100  # label of tokens that carry no loss
 def read_instructions(path: Path) -> Dataset:
     """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows; further columns are kept.
 
-    ``response`` may be missing (then it is empty). Rows without an ``id`` get one from their text.
+    ``response`` may be missing (then it is empty). Rows without an ``id`` get one from their text, and the second row with the
+    same text that of the first with ``-2`` after it, and so on.
     Raises TacitError, naming the line, for a file that is missing, empty or malformed.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 in a text
     except (OSError, UnicodeDecodeError) as error:
         raise TacitError(f"cannot read {path}: {error}") from None
-    rows = []
+    rows, repeats = [], Counter()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -37,7 +39,10 @@ def read_instructions(path: Path) -> Dataset:
             raise TacitError(f'{path}, line {number}: needs an object with a text under "instruction"')
         if not isinstance(row.setdefault("response", ""), str):
             raise TacitError(f'{path}, line {number}: "response" must be a text')
-        row.setdefault("id", fingerprint([row["instruction"], row["response"]])[:16])
+        if "id" not in row:
+            name = fingerprint([row["instruction"], row["response"]])[:16]
+            repeats[name] += 1
+            row["id"] = name if repeats[name] == 1 else f"{name}-{repeats[name]}"
         rows.append(row)
     if not rows:
         raise TacitError(f"{path} holds no instructions")

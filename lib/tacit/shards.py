@@ -3,9 +3,10 @@
 | path in the folder | what |
 |---|---|
 | README.md | the card; it names data/train-* as the only data, so that ``load_dataset`` takes nothing else for it |
-| synthesis.json | the parameters, written before the first shard |
+| synthesis.json | the parameters, written before the first shard, and the environments that made the shards |
 | data/train-00000-of-00007.parquet, ... | all shards; the folder ``data`` comes by one rename, never partly filled |
-| .synthesis/ | ``data`` as long as a shard is missing, a record of each shard's hash, the lock, files being written |
+| .synthesis/ | ``data`` as long as a shard is missing, a record of each shard's hash and environment, the lock, files being written |
+| .synthesis/card.md | the card as it was before a shard had to be made again, unless it became the card again |
 
 A file is written beside and renamed, after its content is on disk; a shard counts only with its record, which is written after
 it. A process may therefore be killed anywhere. This module knows no models and no columns.
@@ -18,7 +19,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,17 +97,45 @@ def _remove_temporary(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _write_settings(out: Path, record: dict[str, Any]) -> None:
+    write_whole(out, "synthesis.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def cover(out: Path, card: str) -> None:
+    """Put the unfinished folder's ``card`` in the place of another one, which is set aside for ``covered``."""
+    path = out / "README.md"
+    with _explained(out):
+        old = path.read_bytes() if path.exists() else card.encode()
+    if old != card.encode():
+        write_whole(out, f"{HIDDEN}/card.md", old)
+    write_whole(out, path.name, card.encode())
+
+
+def covered(out: Path) -> str | None:
+    """The card that ``cover`` set aside."""
+    path = out / HIDDEN / "card.md"
+    with _explained(out):
+        return path.read_bytes().decode("utf-8", errors="replace") if path.exists() else None
+
+
+def uncover(out: Path, card: str) -> None:
+    """Write the finished folder's ``card``; the one set aside is removed if it is the same."""
+    write_whole(out, "README.md", card.encode())
+    if covered(out) == card:
+        with _explained(out):
+            (out / HIDDEN / "card.md").unlink()
+
+
 def settle(out: Path, parameters: dict[str, Any], *, shard_size: int, card: str, made_with: dict[str, str]) -> int:
     """Note ``parameters`` in a folder without shards, or compare them with those noted; returns the folder's rows per shard.
 
-    The rows per shard of shards that are there stay. ``card`` is written first. Raises TacitError, naming the first
+    The rows per shard of shards that are there stay, unless they are among the parameters. ``card`` is written first. Raises TacitError, naming the first
     parameter that differs from the folder's.
     """
     path = out / "synthesis.json"
     if not path.exists() or not any((out / HIDDEN / "records").iterdir()):
-        record = {"parameters": parameters, "shard_size": shard_size, "made_with": made_with}
-        write_whole(out, "README.md", card.encode())
-        write_whole(out, path.name, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        cover(out, card)
+        _write_settings(out, {"parameters": parameters, "shard_size": shard_size, "made_with": [made_with]})
         return shard_size
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -132,13 +161,52 @@ def shard_files(out: Path, n: int) -> list[Path]:
     return [_data(out) / shard_name(index, n) for index in range(n)]
 
 
-def write_shard(out: Path, index: int, *, rows: Sequence[str], run: str, content: bytes) -> None:
-    """Write shard ``index`` and then its record: its hash, the run's, and of which ``rows`` (a key per shard) it is made.
+def environments(out: Path, indices: Iterable[int]) -> list[dict[str, str]]:
+    """What made these shards, each once, in the order of ``indices``: as noted with each, else with the parameters."""
+    found: list[dict[str, str]] = []
+    try:
+        noted = json.loads((out / "synthesis.json").read_text("utf-8")).get("made_with", [])
+        noted = (
+            noted if isinstance(noted, list) else [noted]
+        )  # one of an earlier version, which noted none with a shard
+        for index in indices:
+            made = json.loads((out / HIDDEN / "records" / f"{index:05d}.json").read_text()).get("made_with")
+            found += [one for one in (noted if made is None else [made]) if one not in found]
+    except (OSError, ValueError, AttributeError) as error:
+        raise TacitError(f"cannot read what made {out} ({error!r:.120})") from None
+    return found
+
+
+def note_environments(out: Path, made_with: list[dict[str, str]]) -> None:
+    """Note all of a folder's environments with its parameters."""
+    record = json.loads((out / "synthesis.json").read_text("utf-8"))
+    if record.get("made_with") != made_with:
+        _write_settings(out, record | {"made_with": made_with})
+
+
+def begin(out: Path, what: str) -> int:
+    """Count an attempt at ``what``; returns how many there were since the last that was ended by ``end``."""
+    with _explained(out), (out / HIDDEN / f"{what}.attempts.tmp").open("ab") as file:
+        file.write(b".")
+        return file.tell()
+
+
+def end(out: Path, what: str) -> None:
+    """Forget the attempts at ``what``: the last one was not cut short."""
+    with _explained(out):
+        (out / HIDDEN / f"{what}.attempts.tmp").unlink(missing_ok=True)
+
+
+def write_shard(
+    out: Path, index: int, *, rows: Sequence[str], run: str, content: bytes, made_with: dict[str, str]
+) -> None:
+    """Write shard ``index`` and then its record: its hash, the run's, of which ``rows`` (a key per shard) and what it is made with.
 
     The folder must be opened by ``reopen``. Several processes may write shards at once, even the same one.
     """
     name = f"{HIDDEN}/data/{shard_name(index, len(rows))}"
     record = {"run": run, "rows": rows[index], "sha256": hashlib.sha256(content).hexdigest()}
+    record |= {"made_with": made_with}
     write_whole(out, name, content)
     write_whole(out, f"{HIDDEN}/records/{index:05d}.json", (json.dumps(record) + "\n").encode())
 

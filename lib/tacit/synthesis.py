@@ -9,8 +9,9 @@ Nothing is filtered or judged, and prompts are single turns without a system mes
 from __future__ import annotations
 
 import io
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -33,8 +34,8 @@ from tacit.generation import end_tokens, generate_responses
 from tacit.instructions import read_instructions
 from tacit.keyed import fingerprint
 from tacit.likelihoods import token_log_ratios
-from tacit.models import load_pair, load_tokenizer, locate, split_revision
-from tacit.sources import load_source
+from tacit.models import load_pair, load_tokenizer, locate, model_folder, split_revision
+from tacit.sources import HUB_ID, SOURCES, SUFFIXES, load_source
 
 Instructions = Dataset | Iterable[Mapping[str, Any]]
 Row = tuple[str, str]  # id, instruction
@@ -60,10 +61,36 @@ def load_instructions(text: str) -> Dataset:
     The file is one of ``read_instructions``; the source one of ``tacit.sources``, such as
     ``alpaca:tatsu-lab/alpaca@<revision>`` or, for its first rows, that and ``[:1000]``. Raises TacitError for anything else.
     """
+    hub = HUB_ID.fullmatch(text)
+    if hub and not Path(text).exists() and not text.endswith(SUFFIXES):
+        likely = hub["id"].split("/")[-1].lower()
+        name = likely if likely in SOURCES else "NAME"
+        raise TacitError(
+            f"there is no file {text}; a dataset of the hub is written name:place, here {name}:{text}, and the name says how its "
+            f"rows are read: {', '.join(SOURCES)}"
+        )
     if ":" not in text or Path(text).is_file():
         return read_instructions(Path(text))
     name, where, n = split_source(text)
     return load_source(name, where=where, n=n)
+
+
+def source_name(text: str) -> str:
+    """What the card says of ``load_instructions``' text: without the folders of an absolute path."""
+    return re.sub(r"(^|:)/(?:.*/)?", r"\1", text)
+
+
+def environment() -> dict[str, str]:
+    """What this process makes rows with: versions, the device, the hash of tacit's source."""
+    return provenance.packages() | {"device": provenance.device_name(), "tacit": provenance.library_hash()}
+
+
+def other_environments(noted: Iterable[Mapping[str, str]], ours: Mapping[str, str]) -> Iterator[str]:
+    """How each of the ``noted`` environments differs from ``ours`` (in what ours has), in words, where it does."""
+    for one in noted:
+        differ = [(name, one.get(name, "unknown"), value) for name, value in ours.items() if one.get(name) != value]
+        if differ:
+            yield ", ".join(f"{name} {theirs:.40} then, {value:.40} now" for name, theirs, value in differ)
 
 
 def read_rows(instructions: Instructions) -> list[Row]:
@@ -142,7 +169,7 @@ def write_rows(out: Path, index: int, made: list[dict[str, Any]], *, keys: Seque
     columns = Features(COLUMNS | PER_TOKEN) if "tokens" in made[0] else COLUMNS
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(made, schema=columns.arrow_schema), buffer)
-    shards.write_shard(out, index, rows=keys, run=run, content=buffer.getvalue())
+    shards.write_shard(out, index, rows=keys, run=run, content=buffer.getvalue(), made_with=environment())
 
 
 def progress(say: Callable[[str], None], *, total: int, every: float = 5.0) -> Callable[[int, int], None]:
@@ -179,13 +206,13 @@ def _check_options(**given: float) -> None:
             raise TacitError(f"{name} must be {what}; it is {value}")
 
 
-def _weights(name: str, revision: str | None) -> str:
-    """A checkpoint's identity in words: the hash of its folder, or its hub id and commit."""
+def _weights(name: str, revision: str | None) -> tuple[str, str | None]:
+    """A checkpoint's identity in words, the hash of its folder or its hub id and commit; and the revision to load: that commit."""
     try:
         key = weights_key(name, revision)
     except (OSError, ValueError) as error:
         raise TacitError(f"cannot load {name}: {(str(error) or 'no message').splitlines()[0]}") from error
-    return key.get("weights") or f"{key['name']}@{key['commit']}"
+    return (key["weights"], revision) if "weights" in key else (f"{key['name']}@{key['commit']}", key["commit"])
 
 
 def _check_lengths(
@@ -240,6 +267,7 @@ def synthesize(
     dtype: str = "float32",
     chat_template: str | None = None,
     push_to_hub: str | None = None,
+    instructions_name: str | None = None,
     say: Callable[[str], None] | None = print,
 ) -> Dataset:
     """Respond to instructions by contrastive decoding and write the result as a dataset; resumes a run that was killed.
@@ -261,24 +289,35 @@ def synthesize(
     computed in, and so their rounding. In float32 on a CPU no row of 1,500 differed between batches of 7, 64 and 128 (micro-teacher
     and micro-base, 24,046 tokens; micro-base with itself, beta 0.5, 53,089); the rounding measured moves the limits between
     tokens by 5e-7 of the noise's range at most, so that one token in two million may differ. In bfloat16 it is one row in eight (24 of
-    200, on a CPU), and other devices were not measured: keep ``batch_size`` there. Log-ratios are equal up to rounding.
+    200, on a CPU), so that both sizes are parameters unless ``dtype`` is float32. Other devices were not measured. Log-ratios are
+    equal up to rounding.
 
     A second run with equal parameters goes on where the first ended, checks every finished shard's SHA-256, and says which it
-    makes again. ``batch_size``, ``workers``, ``say`` may differ then; the folder's own ``shard_size`` stays. Library versions and
-    the device are noted in ``synthesis.json`` and not compared. ``workers`` above 1 need Ray (``pip install 'ray[data]'``): each
-    loads the pair and makes whole shards; on a cluster (``ray_address``) ``out``, local models and this package must be on a
+    makes again. ``workers`` and ``say`` may differ then, in float32 ``batch_size`` too; the folder's own ``shard_size`` stays. Versions,
+    tacit's source and the device are noted with each shard and on the card; a run that goes on with others says which. The card's
+    front matter (the licence) stays when a shard is made again. It names the instructions ``instructions_name``. A model of the hub
+    is loaded at the commit that was noted, also if its branch moves meanwhile. ``workers`` above 1 need Ray
+    (``pip install 'ray[data]'``): each loads the pair and makes whole shards; on a cluster (``ray_address``) ``out``, local models and this package must be on a
     shared file system. ``push_to_hub`` names a dataset to upload to at the end. ``say`` gets progress, a line every few seconds.
 
-    Raises TacitError for parameters out of range, a pair that cannot be decoded together, prompts that exceed a context, and a
-    folder that cannot be written, holds something else, or was made with other parameters, of which it names one.
+    Raises TacitError for parameters out of range, ``ray_address`` without ``workers`` above 1, a pair that cannot be decoded
+    together, prompts that exceed a context, and a folder that cannot be written, holds something else, or was made with other
+    parameters, of which it names one.
     """
     _check_options(alpha=alpha, beta=beta, temperature=temperature, top_p=top_p)
     _check_options(max_new_tokens=max_new_tokens, batch_size=batch_size, shard_size=shard_size, workers=workers)
+    if ray_address is not None and workers == 1:
+        raise TacitError(
+            f"ray_address ({ray_address}) needs workers above 1, and workers is 1, which makes no use of Ray: give --workers or leave "
+            "--ray-address out"
+        )
     say, out, rows = say or (lambda text: None), Path(out).absolute(), read_rows(instructions)
     names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
     models = {role: name for role, (name, _) in names.items()}
-    models |= {"expert_revision": expert_revision or names["expert"][1]}
-    models |= {"amateur_revision": amateur_revision or names["amateur"][1]}
+    given = {"expert": expert_revision, "amateur": amateur_revision}
+    weights = {}
+    for role, (name, revision) in names.items():
+        weights[role], models[f"{role}_revision"] = _weights(name, given[role] or revision)
     models |= {"dtype": dtype, "chat_template": chat_template}
     tokenizer = load_tokenizer(models["expert"], revision=models["expert_revision"], chat_template=chat_template)
     sampling = {
@@ -295,15 +334,16 @@ def synthesize(
         **sampling,
     }
     parameters = {
-        "expert": _weights(models["expert"], models["expert_revision"]),
-        "amateur": _weights(models["amateur"], models["amateur_revision"]),
+        **weights,
         **rule,
         "dtype": dtype,
         "chat_template": tokenizer.chat_template,
         "tokenizer": tokenizer_key(tokenizer),
         "instructions": fingerprint(rows),
     }
-    made_with = provenance.packages() | {"device": provenance.device_name()}
+    if dtype != "float32":  # then shapes change texts
+        parameters |= {"batch_size": batch_size, "shard_size": shard_size}
+    made_with = environment()
     run = fingerprint(parameters)
     with shards.hold(out):
         size = shards.settle(out, parameters, shard_size=shard_size, card=UNFINISHED, made_with=made_with)
@@ -316,9 +356,14 @@ def synthesize(
             if fault:
                 say(f"{shards.shard_name(index, len(keys))} {fault}: it is made again")
         if faults:
+            kept = shards.environments(out, [index for index in range(len(keys)) if index not in faults])
+            # who starts workers decodes nothing, so that its device says nothing
+            ours = made_with if workers == 1 else {k: v for k, v in made_with.items() if k != "device"}
+            for differences in other_environments(kept, ours):
+                say(f"{out} has shards of another environment, which stay, and rows may differ by it: {differences}")
             todo = {index: parts[index] for index in faults}
             _check_lengths(tokenizer, list(chain(*todo.values())), max_new_tokens=max_new_tokens, models=models)
-            shards.write_whole(out, "README.md", UNFINISHED.encode())
+            shards.cover(out, UNFINISHED)
             shards.reopen(out)
             tick = progress(say, total=sum(map(len, todo.values())))
             write = partial(write_rows, out, keys=keys, run=run)
@@ -330,7 +375,8 @@ def synthesize(
             else:
                 from tacit.workers import decode_in_parallel
 
-                decode_in_parallel(todo, write, options, workers=workers, address=ray_address, tick=tick)
+                cluster = {"workers": workers, "address": ray_address}
+                decode_in_parallel(todo, write, options, **cluster, out=out, n=len(keys), tick=tick)
             left = shards.find_faults(out, rows=keys, run=run)
             for index, fault in left.items():
                 raise TacitError(
@@ -338,10 +384,20 @@ def synthesize(
                 )
         shards.show(out)
         found = Dataset(pa.concat_tables([pq.read_table(path) for path in shards.shard_files(out, len(keys))]))
+        made = shards.environments(out, range(len(keys)))
+        shards.note_environments(out, made)
         card = out / "README.md"
-        if not card.exists() or card.read_text("utf-8") == UNFINISHED:
-            text = dataset_card(found, names={role: models[role] for role in names}, parameters=parameters)
-            shards.write_whole(out, "README.md", text.encode())
+        if not card.exists() or card.read_bytes() == UNFINISHED.encode():
+            called = {
+                role: Path(locate(name)).name if model_folder(name) else name for role, (name, _) in names.items()
+            }
+            facts = {"names": called, "parameters": parameters, "made_with": made}
+            facts |= {"instructions": instructions_name or "given in Python", "old": (old := shards.covered(out))}
+            shards.uncover(out, text := dataset_card(found, **facts))
+            if old not in (None, text):
+                say(
+                    f"the card is made anew with the front matter of the old one, which is in {out / shards.HIDDEN / 'card.md'}"
+                )
         say(f"{len(found)} rows are in {out}")
     if push_to_hub:
         push(out, push_to_hub)
