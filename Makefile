@@ -7,6 +7,9 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 # Everything runs from the committed weights: no hub is asked, and warnings meant for us stay out of notebooks.
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
+# Let glibc keep the memory of a training step for the next one: about 15% less time for small models (LOG.md).
+export MALLOC_MMAP_THRESHOLD_ := 33554432
+export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
 .PHONY: help findings test pretrain posttrain readiness lab bench table format lint clean
 
