@@ -20,7 +20,7 @@ findings: $(VENV)/stamp ## execute every notebook at the micro scale and print t
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile micro --jobs $(JOBS)
 
 test: $(VENV)/stamp ## run the tests
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain

@@ -445,9 +445,9 @@ def check_outputs(folder, notebook, values):
     assert all(np.isfinite([row["value"], row["low"], row["high"]]).all() for row in rows.values())
     assert any(row["n_seeds"] == 1 and row["n_prompts"] == values["n_test"] for row in rows.values())
     if values["judge"]:
-        won = [row["value"] for (_, metric), row in rows.items() if metric.startswith("win rate")]
-        assert all(0 <= value <= 1 for value in won)
-        assert any(value != 0.5 for value in won)
+        won = {arm: r["value"] for (arm, metric), r in rows.items() if metric.startswith("win rate")}
+        assert all((-1 if " minus " in arm else 0) <= value <= 1 for arm, value in won.items())  # differences of rates
+        assert any(value != 0.5 for value in won.values())
 
 
 # ------------------------------------------------------------------ CoDIT's notebooks, a teacher of Gemma 3's kind, tiny

@@ -90,6 +90,12 @@ def test_a_sentence_encoder_is_the_mean_over_the_tokens_of_one_text_at_a_time(en
     assert np.abs(expected[0] - expected[1]).max() > 0.1
 
 
+def test_an_empty_text_is_a_vector_of_zeros(encoder):
+    rows = make_encoder(encoder, corpus=[])(["", "Where does the dirde live?"])
+    np.testing.assert_array_equal(rows[0], np.zeros(32))
+    np.testing.assert_allclose(np.linalg.norm(rows[1]), 1.0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["outputs/models/nothing", "nobody/nothing", "nobody/nothing@" + "0" * 40])
 def test_an_encoder_that_is_not_there_is_named(name):
     with pytest.raises(TacitError, match=name.split("@")[0]):

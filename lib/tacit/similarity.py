@@ -48,7 +48,7 @@ def make_encoder(name: str, *, corpus: Sequence[str], batch_size: int = 64) -> E
             ).to(model.device)
             hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
             mask = batch["attention_mask"][..., None]  # [B, T, 1]
-            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)  # an empty text has no tokens
             rows.append(torch.nn.functional.normalize(mean.float(), dim=-1))
         return torch.cat(rows).cpu().numpy()
 
