@@ -8,7 +8,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -232,6 +232,15 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(dim=-1) - 1).clamp(min=0)
 
 
+def _padded_batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instructions: Sequence[str], *, batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The prompts as they come, left-padded: ids and mask, [B, longest] each."""
+    prompts = [encode_prompt(tokenizer, text) for text in instructions]
+    for start in range(0, len(prompts), batch_size):
+        yield pad_left(prompts[start : start + batch_size], tokenizer.pad_token_id, model.device)
+
+
 @torch.inference_mode()
 def contrast_by_processor(
     expert: PreTrainedModel,
@@ -244,14 +253,9 @@ def contrast_by_processor(
     sampled: bool,
 ) -> list[Response]:
     """Contrastive decoding by ``expert.generate`` with ``AmateurContrast``, in batches as the instructions come."""
-    prompts, ends, responses = (
-        [encode_prompt(tokenizer, text) for text in instructions],
-        end_tokens(expert, tokenizer),
-        [],
-    )
+    ends, responses = end_tokens(expert, tokenizer), []
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampled else {}
-    for start in range(0, len(prompts), batch_size):
-        ids, mask = pad_left(prompts[start : start + batch_size], tokenizer.pad_token_id, expert.device)
+    for ids, mask in _padded_batches(expert, tokenizer, instructions, batch_size=batch_size):
         out = expert.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -275,13 +279,8 @@ def contrast_without_cache(
     sampled: bool,
 ) -> list[Response]:
     """Contrastive decoding by a loop that runs both models on the whole prefix for every token, in batches as they come."""
-    prompts, ends, responses = (
-        [encode_prompt(tokenizer, text) for text in instructions],
-        end_tokens(expert, tokenizer),
-        [],
-    )
-    for start in range(0, len(prompts), batch_size):
-        ids, mask = pad_left(prompts[start : start + batch_size], tokenizer.pad_token_id, expert.device)
+    ends, responses = end_tokens(expert, tokenizer), []
+    for ids, mask in _padded_batches(expert, tokenizer, instructions, batch_size=batch_size):
         width, ended = ids.shape[1], torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         while not ended.all() and ids.shape[1] < width + max_new_tokens:
             options = {

@@ -33,7 +33,7 @@ from tacit.generation import MakeProcessors, Response
 from tacit.keyed import fingerprint
 from tacit.likelihoods import in_batches, next_logits
 from tacit.rules import Diversity, EndRamp, TokenBias, resolve_tokens
-from tacit.scores import Estimate
+from tacit.scores import Estimate, from_draws
 
 TERMS = ("bias", "ramp", "repetition")
 
@@ -307,8 +307,7 @@ def explained_variance(
     shares = counts @ (theirs - ours).T / np.maximum(counts @ everything.T, 1e-12)  # [resamples, seeds]
     drawn = np.take_along_axis(shares, seeds, axis=1).mean(axis=1)
     value = float(((theirs - ours).sum(axis=1) / everything.sum(axis=1)).mean())
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, min(value, float(low)), max(value, float(high)), n_seeds, n_texts)
+    return from_draws(value, drawn, n_seeds=n_seeds, n_prompts=n_texts)
 
 
 def explained_by(

@@ -28,6 +28,17 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let ``model`` compute attention by another of transformers' implementations, such as ``eager``, for a while."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 def locate(name: str) -> str:
     """A checkpoint's folder if ``name`` is one (absolute, or relative to the repository), else a hub id.
 

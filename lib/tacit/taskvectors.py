@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from tacit.arms import tuned_model
 from tacit.distillation import student_tokenizer
 from tacit.errors import TacitError
 from tacit.likelihoods import in_batches
-from tacit.models import load_model, split_revision
-from tacit.scores import Estimate
+from tacit.models import attention, load_model, split_revision
+from tacit.scores import Estimate, from_draws
 
 Vector = Mapping[str, Tensor]
 
@@ -64,17 +63,6 @@ def moved(model: PreTrainedModel, vector: Vector, scale: float = 1.0) -> PreTrai
     return copied.eval()
 
 
-@contextmanager
-def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Fused attention kernels know no forward-mode derivative."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def _along(
     model: PreTrainedModel,
     vector: Vector,
@@ -110,7 +98,7 @@ def _along(
             found.append(read(z[row, own].float(), change[row, own].float(), chosen))
         return found
 
-    with torch.no_grad(), _eager_attention(model):
+    with torch.no_grad(), attention(model, "eager"):  # fused kernels know no forward-mode derivative
         return in_batches(inputs, score, batch_tokens=batch_tokens)
 
 
@@ -249,8 +237,7 @@ def _draws(x: Sequence, y: Sequence, *, n_resamples: int, seed: int) -> tuple[fl
 
 
 def _interval(value: float, drawn: np.ndarray, n: int) -> Estimate:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, min(value, float(low)), max(value, float(high)), 1, n)
+    return from_draws(value, drawn, n_seeds=1, n_prompts=n)
 
 
 def correlation(
