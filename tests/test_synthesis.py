@@ -547,7 +547,7 @@ def test_the_card_names_sources_and_no_absolute_path(pair, tmp_path, instruction
     assert f"| expert | `{Path(pair['expert']).name}` (`" in card and str(tmp_path.parent) not in card
     assert "at temperature 1, among the plausible tokens" in card
     assert f"torch {torch.__version__.split('+')[0]}" in card and f"device {provenance.device_name()}" in card
-    assert synthesis.source_name("jsonl:/home/me/x.jsonl[:9]") == "jsonl:x.jsonl[:9]"
+    assert synthesis.source_name("jsonl:/somewhere/deep/x.jsonl[:9]") == "jsonl:x.jsonl[:9]"
     assert synthesis.source_name("alpaca:tatsu-lab/alpaca[:9]") == "alpaca:tatsu-lab/alpaca[:9]"
 
 
