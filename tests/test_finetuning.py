@@ -10,6 +10,8 @@ from tacit import finetuning
 from tacit.errors import TacitError
 from tacit.finetuning import collate, epoch_losses, finetune
 from tacit.instructions import IGNORED, encode_example
+from transformers import LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 ROWS = [
     {"id": str(i), "instruction": f"Say {word}.", "response": f"{word} {word}."}
@@ -140,3 +142,26 @@ def test_the_attention_implementation_is_the_same_after_training_as_before(tiny,
     with pytest.raises(ZeroDivisionError):
         finetune(tiny, tokenizer, Dataset.from_list(ROWS), epochs=1, **OPTIONS)
     assert tiny.config._attn_implementation == "sdpa"
+
+
+class ShiftsItself(LlamaForCausalLM):
+    """A model that computes its loss from labels that are not shifted yet, whatever else it is given."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None, logits_to_keep=0, **kwargs):
+        kwargs.pop("shift_labels", None)
+        out = super().forward(input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep, **kwargs)
+        return (
+            out
+            if labels is None
+            else CausalLMOutputWithPast(
+                loss=self.loss_function(out.logits, labels, self.config.vocab_size), logits=out.logits
+            )
+        )
+
+
+def test_an_architecture_whose_loss_is_another_is_refused(tiny, tokenizer):
+    tiny.__class__ = ShiftsItself
+    before = weights(tiny)
+    with pytest.raises(TacitError, match="ShiftsItself cannot be tuned here"):
+        finetune(tiny, tokenizer, Dataset.from_list(ROWS), epochs=1, **OPTIONS)
+    assert torch.equal(weights(tiny), before)

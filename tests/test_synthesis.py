@@ -148,7 +148,7 @@ def test_rows_are_those_of_a_loop_over_both_models(pair, tmp_path, rule):
     expert, amateur, tokenizer = load_pair(**pair)
     ends = expert.generation_config.eos_token_id
     rows = INSTRUCTIONS[:12]
-    made = run(pair, tmp_path / "out", rows, seed=5, log_ratios=True, **rule)
+    made = run(pair, tmp_path / "out", rows, seed=5, log_ratios="tokens", **rule)
     assert made.column_names == [*EXACT, "mean_log_ratio", "tokens", "log_ratios"]
     for row, found in zip(rows, made, strict=True):
         tokens, ratios = respond((expert, amateur), tokenizer, row, seed=5, most=8, ends=ends, **rule)
@@ -175,7 +175,9 @@ def test_first_tokens_follow_the_law(pair, tmp_path, contrast_end):
     expert, amateur, tokenizer = load_pair(**pair)
     ends = expert.generation_config.eos_token_id
     rows = [{"id": i, "instruction": "Say moon."} for i in range(n)]
-    made = run(pair, tmp_path / "out", rows, max_new_tokens=1, batch_size=500, shard_size=n, log_ratios=True, **rule)
+    made = run(
+        pair, tmp_path / "out", rows, max_new_tokens=1, batch_size=500, shard_size=n, log_ratios="tokens", **rule
+    )
     ids = torch.tensor([encode_prompt(tokenizer, "Say moon.")])
     with torch.no_grad():
         both = [torch.log_softmax(m(ids).logits[0, -1].double(), dim=-1).numpy() for m in (expert, amateur)]
@@ -409,7 +411,7 @@ def test_the_command_killed_and_run_again(pair, whole, tmp_path, instructions_fi
     assert "26 rows are in" in said and "tokens/s" in said
     assert contents(out) == contents(whole[0])
     shutil.rmtree(out)
-    assert main([*arguments, "--quiet", "--no-mask", "--beta", "0", "--log-ratios", "--no-contrast-end"]) == 0
+    assert main([*arguments, "--quiet", "--no-mask", "--beta", "0", "--log-ratios", "tokens", "--no-contrast-end"]) == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert "tokens" in load_dataset(str(out), split="train").column_names
@@ -575,7 +577,7 @@ def test_leftovers_of_a_killed_run_are_removed_and_strangers_are_not(pair, whole
         {"temperature": 0.5},
         {"top_p": 0.9},
         {"contrast_end": False},
-        {"log_ratios": True},
+        {"log_ratios": "tokens"},
         {"seed": 1},
         {"max_new_tokens": 9},
         {"dtype": "bfloat16"},
@@ -921,7 +923,7 @@ def test_an_error_in_a_worker_is_the_same_error(pair, whole, tmp_path, monkeypat
         decode_in_parallel(
             {0: [("a", "Hi")]},
             partial(synthesis.write_rows, tmp_path / "fine", keys=["a"], run="b"),
-            {"models": pair, "batch_size": 4} | {**DIRECT, "seed": 0, "max_new_tokens": 2, "log_ratios": False},
+            {"models": pair, "batch_size": 4} | {**DIRECT, "seed": 0, "max_new_tokens": 2, "log_ratios": "mean"},
             workers=2,
             address=None,
             out=tmp_path / "fine",

@@ -79,7 +79,8 @@ def add_synthesize(commands) -> None:
     made.add_argument(
         "--no-contrast-end", action="store_false", dest="contrast_end", help="end tokens keep the expert's probability"
     )
-    made.add_argument("--log-ratios", action="store_true", help="also write the tokens and their log-ratios")
+    ratios = {"choices": ["none", "mean", "tokens"], "default": "mean"}
+    made.add_argument("--log-ratios", **ratios, help="what to write of log p_expert - log p_amateur (mean)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--max-new-tokens", type=int, default=256, help="most tokens of a response (default: 256)")
     made.add_argument("--batch-size", type=int, default=128, help="rows decoded together (default: 128)")

@@ -29,7 +29,10 @@ def decoding_rule(parameters: Mapping[str, Any]) -> str:
         words = [f"Each token's score is {score}, taken {kept}."]
     else:
         score = "log p_expert(y)"
-        words = [f"Tokens come from the expert alone, {kept}; the amateur only measures log-ratios."]
+        amateur = (
+            "the amateur took no part" if parameters["log_ratios"] == "none" else "the amateur only measures log-ratios"
+        )
+        words = [f"Tokens come from the expert alone, {kept}; {amateur}."]
     if parameters["temperature"]:
         words.append(f"Tokens are sampled: p(y) ∝ exp(({score}) / {temperature}).")
     else:

@@ -23,7 +23,7 @@ def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_si
     """``synthesize``'s dataset for ``instructions`` (columns ``id``, ``instruction``), kept in the cache.
 
     The models are folders or hub ids with @revision. ``settings`` are those of ``synthesize`` that change what it says: alpha, beta,
-    temperature, seed, max_new_tokens and so on.
+    temperature, seed, max_new_tokens and so on. Log-ratios are left out: ``mean_log_ratio`` is null.
     """
     names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
     asked = instructions.select_columns(["id", "instruction"])
@@ -33,7 +33,7 @@ def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_si
 
     def make(folder: Path) -> None:
         pair = (name for name, _ in names.values())
-        synthesize(*pair, asked, out=folder, batch_size=batch_size, say=None, **options)
+        synthesize(*pair, asked, out=folder, batch_size=batch_size, log_ratios="none", say=None, **options)
 
     return Dataset(pq.read_table(cached_folder(key, make) / "data"))
 

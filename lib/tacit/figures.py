@@ -70,7 +70,7 @@ def compare_arms(
 
 
 def heat_map(axes: Axes, table: pd.DataFrame, *, label: str) -> None:
-    """A table of rates (0 to 1) as an annotated heat map."""
+    """A table of rates (0 to 1) as an annotated heat map; the names of its index and columns label the axes."""
     sns.heatmap(
         table,
         vmin=0,
@@ -82,7 +82,7 @@ def heat_map(axes: Axes, table: pd.DataFrame, *, label: str) -> None:
         cbar_kws={"label": label},
         annot_kws={"size": 8},
     )
-    axes.set(xlabel="", ylabel="")
+    axes.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     axes.tick_params(axis="y", rotation=0)
 
 

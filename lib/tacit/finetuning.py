@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from inspect import signature
 
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedModel,
@@ -39,6 +41,23 @@ def collate(rows: list[dict[str, list[int]]], *, pad_token_id: int) -> dict[str,
         "shift_labels": following[:, kept],
         "logits_to_keep": kept,
     }
+
+
+@torch.no_grad()
+def _check_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    """Raise TacitError unless the model's loss for a batch of ``collate`` is its response's mean cross-entropy."""
+    right = False
+    if "logits_to_keep" in signature(model.forward).parameters:
+        out = model.eval()(**{name: value.to(model.device) for name, value in batch.items()})
+        logits, labels = out.logits.float(), batch["shift_labels"].to(out.logits.device)
+        if logits.shape[:2] == labels.shape:
+            true = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            right = torch.allclose(out.loss.float(), true, rtol=0.02, atol=1e-3, equal_nan=True)
+    if not right:
+        raise TacitError(
+            f"{type(model).__name__} cannot be tuned here: the loss it computes is not that of the response's tokens; "
+            "choose an architecture with transformers' usual causal loss (Llama, Qwen, Gemma, OLMo, GPT-2, ...)"
+        )
 
 
 def training_arguments(folder: str, *, cpu: bool, **options) -> TrainingArguments:
@@ -84,7 +103,8 @@ def finetune(
     similar length, so that little is padding. With ``micro_batch``, fewer examples than ``batch_size`` are in memory at once:
     gradients accumulate, normalised by tokens over the whole batch, and activations are recomputed. Returns the model after
     the last epoch (the number of epochs is chosen by ``arms.select_epochs``) and one record per epoch: ``epoch``, ``loss``
-    (nats per token).
+    (nats per token). Raises TacitError when ``micro_batch`` does not divide ``batch_size``, and for an architecture whose own
+    loss makes something else of ``collate``'s labels (one that shifts them itself, say).
 
     Source: Hewitt et al. (2024, section 3). Does not touch the Trainer's global logging or save anything.
     """
@@ -120,6 +140,7 @@ def finetune(
         usual = model.config._attn_implementation
         # on a CPU plain attention trains about a sixth faster than the fused kernel (LOG.md)
         with attention(model, "eager" if model.device.type == "cpu" and usual == "sdpa" else usual):
+            _check_loss(model, trainer.data_collator([min(encoded, key=lambda row: row["length"])]))
             trainer.train()
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # or it would go on in bf16
         vars(model).pop(
