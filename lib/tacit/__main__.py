@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from tacit.errors import TacitError
@@ -49,6 +50,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="tiny sizes into the cache folder: shows that it runs, measures nothing"
     )
     bench.add_argument("--repeats", type=int, default=5, help="interleaved repeats; their median counts (default: 5)")
+    growth = commands.add_parser(
+        "scaling", help="measure how a synthesis grows, into outputs/scaling and docs/many_machines.md"
+    )
+    growth.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000], metavar="ROWS")
     add_synthesize(commands)
     return parser
 
@@ -257,6 +262,15 @@ def bench_speed(options: argparse.Namespace) -> int:
     return 0
 
 
+def measure_scaling(sizes: list[int]) -> None:
+    """Measure the engine's growth, simulate fleets, and write both into outputs and the page that shows them."""
+    from tacit import paths, scaling
+
+    path = scaling.write_scaling(paths.OUTPUTS / "scaling" / "engine.json", sizes=sizes)
+    scaling.write_scaling_tables(paths.ROOT / "docs" / "many_machines.md", json.loads(path.read_text("utf-8")))
+    print(f"written: {path} and docs/many_machines.md")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 1 when a notebook failed, 2 for an error that the user can mend."""
     options = make_parser().parse_args(arguments)
@@ -272,6 +286,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "synthesize":
             synthesize_dataset(options)
+            return 0
+        if options.command == "scaling":
+            measure_scaling(options.sizes)
             return 0
         if options.command == "bench" or getattr(options, "bench", False):
             return bench_speed(options)

@@ -213,7 +213,7 @@ def write_shard(
 
 def _fault(out: Path, index: int, *, rows: Sequence[str], run: str) -> str | None:
     """What is wrong with a shard: None if nothing, empty if it was not made yet."""
-    path = shard_files(out, len(rows))[index]
+    path = _data(out) / shard_name(index, len(rows))
     try:
         record = json.loads((out / HIDDEN / "records" / f"{index:05d}.json").read_text())
         said = [record[key] for key in ("run", "rows", "sha256")]
