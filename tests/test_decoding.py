@@ -12,7 +12,7 @@ from tacit import decoding, generation
 from tacit.chat import encode_prompt
 from tacit.decoding import Slots, cache_bytes, decode_rows, fitting_batch, obstacle
 from tacit.errors import TacitError
-from tacit.experts import Experts, contrast, contrast_lean, lean, product_of_experts
+from tacit.experts import Experts, contrast, contrast_lean, lean, plausible, product_of_experts
 from tacit.generation import generate_responses
 from tacit.keyed import fraction
 from tacit.sampling import sample_in_blocks, sample_tokens
@@ -80,6 +80,27 @@ def test_static_and_dynamic_responses_are_equal(tiny, tokenizer, composite, temp
     assert len({response.n_tokens for response in expected}) > 1
     for batch_size in (None, 2):
         assert generate_responses(model, tokenizer, PROMPTS, static=True, batch_size=batch_size, **options) == expected
+
+
+@pytest.mark.parametrize("architecture", [name for name in KNOWN if name not in ("gpt2", "olmo")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_norms_are_the_models_own_up_to_rounding_and_leave_no_trace(architecture, dtype):
+    model = make_model(KNOWN[architecture], seed=0)
+    norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
+    assert len(norms) >= 5
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    model.to(dtype)
+    inputs = [torch.randn(3, 2, len(norm.weight), dtype=dtype) for norm in norms]
+    with torch.no_grad():
+        expected = [norm(hidden) for norm, hidden in zip(norms, inputs, strict=True)]
+        with decoding.fused_norms([model]):
+            assert all("forward" in vars(norm) for norm in norms)
+            got = [norm(hidden) for norm, hidden in zip(norms, inputs, strict=True)]
+    assert not any("forward" in vars(norm) for norm in norms)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -200,7 +221,12 @@ def test_the_lean_contrast_is_the_contrast_up_to_a_constant(monkeypatch, alpha, 
         )
 
 
-def test_only_the_contrast_is_made_lean():
+def test_only_the_contrast_and_its_mask_are_made_lean():
+    scores = torch.randn(3, 97)
+    for alpha in (0.0, 0.3):
+        mask = partial(plausible, alpha=alpha)
+        expected, got = (torch.log_softmax(f(scores), dim=-1) for f in (mask, lean(mask)))
+        torch.testing.assert_close(got, expected)
     assert lean(COMBINE).func is contrast_lean and lean(COMBINE).keywords == COMBINE.keywords
     assert lean(contrast) is contrast_lean
     assert lean(product_of_experts) is product_of_experts

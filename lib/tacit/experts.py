@@ -59,12 +59,12 @@ PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
 
 
 def contrast_lean(
-    expert: Tensor, amateur: Tensor, *, alpha: float = 0.1, beta: float = 1.0, exempt: Sequence[int] = ()
+    expert: Tensor, amateur: Tensor | None, *, alpha: float = 0.1, beta: float = 1.0, exempt: Sequence[int] = ()
 ) -> Tensor:
     """``contrast`` up to one constant a row, which sampling does not see, with one float32 [..., V] and its boolean mask.
 
     The mask needs only the expert's largest logit, and both models' normalisers are constants: so nothing is normalised. With
-    ``exempt`` the result is ``contrast``'s own. Holds nothing that a CUDA graph cannot. Logits [..., V] in, which stay as they
+    ``exempt`` the result is ``contrast``'s own; with ``beta`` 0 there need be no amateur. Holds nothing that a CUDA graph cannot. Logits [..., V] in, which stay as they
     are, float32 scores [..., V] out.
     """
     scores = expert.to(torch.float32, copy=True)
@@ -94,9 +94,12 @@ def contrast_lean(
 
 
 def lean(combine: Combiner) -> Combiner:
-    """``contrast_lean`` with the settings of ``combine`` where that is ``contrast``; any other combiner as it is."""
-    if isinstance(combine, partial) and combine.func is contrast and not combine.args:
-        return partial(contrast_lean, **combine.keywords)
+    """``contrast_lean`` with the settings of ``combine`` where that is ``contrast`` or ``plausible``; any other combiner as it is."""
+    if isinstance(combine, partial) and not combine.args:
+        if combine.func is contrast:
+            return partial(contrast_lean, **combine.keywords)
+        if combine.func is plausible:
+            return partial(contrast_lean, amateur=None, beta=0.0, **combine.keywords)
     return contrast_lean if combine is contrast else combine
 
 
