@@ -13,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 # and use huge pages for it, where Linux offers them on request: 3 to 12% less.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: help findings test pretrain posttrain readiness lab bench table format lint clean
+.PHONY: help findings test pretrain posttrain readiness lab bench gpu table format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ lab: $(VENV)/stamp ## open the notebooks in JupyterLab
 
 bench: $(VENV)/stamp ## measure speed ratios into outputs/bench (about five minutes on 2 idle cores)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit bench
+
+gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outputs/bench/gpu-<device>.json (GPU=--dry-run: any machine)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part tests $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part decoding --pair llama3.1-8b $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part decoding --pair llama2-7b $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part training $(GPU)
 
 table: $(VENV)/stamp ## write the tables of findings and of speed into README.md from outputs/
 	$(RUN) -m tacit table --profile micro --write README.md

@@ -1,4 +1,4 @@
-"""The command line: ``python -m tacit run | table | synthesize | pretrain | posttrain | readiness | bench``."""
+"""The command line: ``python -m tacit run | table | synthesize | pretrain | posttrain | readiness | bench | gpu``."""
 
 from __future__ import annotations
 
@@ -54,8 +54,23 @@ def make_parser() -> argparse.ArgumentParser:
         "scaling", help="measure how a synthesis grows, into outputs/scaling and docs/many_machines.md"
     )
     growth.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000], metavar="ROWS")
+    add_gpu(commands)
     add_synthesize(commands)
     return parser
+
+
+def add_gpu(commands) -> None:
+    """The options of ``tacit.gpubench``."""
+    gpu = commands.add_parser("gpu", help="test and measure on a GPU into outputs/bench/gpu-<device>.json")
+    gpu.add_argument("--part", choices=["tests", "decoding", "training"], help="all of them in this order by default")
+    gpu.add_argument(
+        "--pair", choices=["llama3.1-8b", "llama2-7b"], help="the shape of the decoded models; both by default"
+    )
+    gpu.add_argument("--dry-run", action="store_true", help="tiny models on any device: shows that it runs, no more")
+    gpu.add_argument(
+        "--budget-s", type=float, default=420.0, help="seconds for a part or pair; repeats shrink to it (default: 420)"
+    )
+    gpu.add_argument("--out", metavar="FILE", help="another result file; parts of the same commit are merged")
 
 
 def add_synthesize(commands) -> None:
@@ -271,6 +286,23 @@ def measure_scaling(sizes: list[int]) -> None:
     print(f"written: {path} and docs/many_machines.md")
 
 
+def measure_gpu(options: argparse.Namespace) -> int:
+    """Run the wanted parts of ``tacit.gpubench``, each added to the result file as it ends."""
+    from tacit import gpubench
+
+    settings = {"dry_run": options.dry_run, "budget_s": options.budget_s, "out": options.out}
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    parts = [options.part] if options.part else ["tests", "decoding", "training"]
+    for part in parts:
+        for pair in (
+            ([options.pair] if options.pair else list(gpubench.PAIRS)) if part == "decoding" else ["llama3.1-8b"]
+        ):
+            path = gpubench.run_part(part, pair=pair, say=say, **settings)
+    print(gpubench.describe(gpubench.read_results(path)))
+    print(f"written: {path}" + (" (a dry run measures nothing)" if options.dry_run else ""))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 1 when a notebook failed, 2 for an error that the user can mend."""
     options = make_parser().parse_args(arguments)
@@ -290,6 +322,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "scaling":
             measure_scaling(options.sizes)
             return 0
+        if options.command == "gpu":
+            return measure_gpu(options)
         if options.command == "bench" or getattr(options, "bench", False):
             return bench_speed(options)
         from tacit import paths, runner

@@ -283,20 +283,21 @@ def contrast_without_cache(
     for ids, mask in _padded_batches(expert, tokenizer, instructions, batch_size=batch_size):
         width, ended = ids.shape[1], torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         while not ended.all() and ids.shape[1] < width + max_new_tokens:
-            options = {
-                "attention_mask": mask,
-                "position_ids": _positions(mask),
-                "use_cache": False,
-                "logits_to_keep": 1,
-            }
-            logits = [model(input_ids=ids, **options).logits[:, -1] for model in (expert, amateur)]
-            scores = contrast(*logits, alpha=ALPHA, beta=BETA)
-            token = torch.multinomial(scores.softmax(dim=-1), 1) if sampled else scores.argmax(dim=-1, keepdim=True)
-            ids = torch.cat([ids, token], dim=1)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            ended |= torch.isin(token[:, 0], torch.tensor(ends, device=ids.device))
+            ids, mask = grow_without_cache(expert, amateur, ids, mask, sampled=sampled)
+            ended |= torch.isin(ids[:, -1], torch.tensor(ends, device=ids.device))
         responses += [finish(tokenizer, row, ends=ends) for row in ids[:, width:].tolist()]
     return responses
+
+
+def grow_without_cache(
+    expert: PreTrainedModel, amateur: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, *, sampled: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token more for each left-padded row, from both models on the whole prefix: ids and mask, [B, time + 1] each."""
+    options = {"attention_mask": mask, "position_ids": _positions(mask), "use_cache": False, "logits_to_keep": 1}
+    logits = [model(input_ids=ids, **options).logits[:, -1] for model in (expert, amateur)]
+    scores = contrast(*logits, alpha=ALPHA, beta=BETA)
+    token = torch.multinomial(scores.softmax(dim=-1), 1) if sampled else scores.argmax(dim=-1, keepdim=True)
+    return torch.cat([ids, token], dim=1), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
 
 
 def interleave(arms: Sequence[Arm], *, repeats: int) -> tuple[list[list[float]], list[tuple[Any, ...]]]:
@@ -730,10 +731,15 @@ def read_bench(path: Path) -> dict[str, Any]:
     return record
 
 
+def bench_files(folder: Path) -> list[Path]:
+    """The bench files in a folder: all but those of ``tacit.gpubench``."""
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("gpu-"))
+
+
 def bench_table(folder: Path | None = None) -> str:
     """A Markdown table of the results in ``outputs/bench`` (or ``folder``), one row per device and bench."""
     folder = folder or bench_folder(quick=False)
-    records = [read_bench(path) for path in sorted(folder.glob("*.json"))]
+    records = [read_bench(path) for path in bench_files(folder)]
     if not records:
         raise TacitError(f"no bench results in {folder}: run `make bench`")
     rows = ["| device | what | times as fast, median [least, most] | as | target |", "|---|---|---|---|---|"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,6 +53,54 @@ def contrast(
     others = torch.log_softmax(scores.index_fill(-1, index, -torch.inf), dim=-1)  # NaN where no other is plausible
     left = torch.log1p(-kept.exp().sum(dim=-1, keepdim=True).clamp(max=1.0))  # log of what the others share
     return (others.nan_to_num(nan=-torch.inf, neginf=-torch.inf) + left).index_copy(-1, index, kept)
+
+
+PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
+
+
+def contrast_lean(
+    expert: Tensor, amateur: Tensor | None, *, alpha: float = 0.1, beta: float = 1.0, exempt: Sequence[int] = ()
+) -> Tensor:
+    """``contrast`` up to one constant a row, which sampling does not see, with one float32 [..., V] and its boolean mask.
+
+    The mask needs only the expert's largest logit, and both models' normalisers are constants: so nothing is normalised. With
+    ``exempt`` the result is ``contrast``'s own; with ``beta`` 0 there need be no amateur. Holds nothing that a CUDA graph cannot. Logits [..., V] in, which stay as they
+    are, float32 scores [..., V] out.
+    """
+    scores = expert.to(torch.float32, copy=True)
+    least = scores.amax(dim=-1, keepdim=True) + math.log(alpha) if alpha else -torch.finfo(torch.float32).max
+    out = scores < least
+    if beta:
+        scores.sub_(amateur, alpha=beta)
+    scores.masked_fill_(out, -torch.inf)
+    if not exempt:
+        return scores
+    pieces = range(0, scores.shape[-1], PIECE)
+
+    def total(piece: Callable[[slice], Tensor]) -> Tensor:  # log of the sum of exp over the vocabulary, [..., 1]
+        sums = [piece(slice(i, i + PIECE)).logsumexp(dim=-1, keepdim=True) for i in pieces]
+        return torch.cat(sums, dim=-1).logsumexp(dim=-1, keepdim=True)
+
+    own = sorted(set(exempt))
+    kept = torch.stack([expert[..., i].float().masked_fill(out[..., i], -torch.inf) for i in own], dim=-1)
+    kept -= total(lambda part: expert[..., part].float().masked_fill(out[..., part], -torch.inf))
+    for i in own:
+        scores[..., i].fill_(-torch.inf)
+    scores.sub_(total(lambda part: scores[..., part])).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+    scores.add_(torch.log1p(-kept.exp().sum(dim=-1, keepdim=True).clamp(max=1.0)))
+    for place, i in enumerate(own):
+        scores[..., i].copy_(kept[..., place])
+    return scores
+
+
+def lean(combine: Combiner) -> Combiner:
+    """``contrast_lean`` with the settings of ``combine`` where that is ``contrast`` or ``plausible``; any other combiner as it is."""
+    if isinstance(combine, partial) and not combine.args:
+        if combine.func is contrast:
+            return partial(contrast_lean, **combine.keywords)
+        if combine.func is plausible:
+            return partial(contrast_lean, amateur=None, beta=0.0, **combine.keywords)
+    return contrast_lean if combine is contrast else combine
 
 
 def product_of_experts(*logits: Tensor) -> Tensor:

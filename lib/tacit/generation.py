@@ -10,9 +10,11 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.chat import encode_prompt
+from tacit.decoding import NO_ROOM, SEGMENT, decode_rows, fitting_batch, free_memory, obstacle
 from tacit.errors import TacitError
 from tacit.keyed import fraction
 from tacit.kvcache import make_cache
+from tacit.sampling import sample_tokens
 
 MakeProcessors = Callable[[Tensor], Sequence[LogitsProcessor]]  # from the prompts' attention mask [B, W]
 
@@ -47,33 +49,12 @@ class KeyedSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
-def sample_tokens(scores: Tensor, noise: Tensor, *, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-    """One token per row from softmax(scores / temperature), by inverse transform of ``noise`` in [0, 1).
-
-    ``scores`` [B, V], ``noise`` [B] -> token ids [B]. ``top_p`` below 1 keeps the smallest set of likeliest
-    tokens whose probability reaches it (nucleus sampling). Equal noise and scores give equal tokens.
-    """
-    probabilities = torch.softmax(scores.double() / temperature, dim=-1)
-    if top_p < 1.0:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        dropped = ordered.cumsum(dim=-1) - ordered >= top_p
-        probabilities = probabilities.scatter(1, order, ordered.masked_fill(dropped, 0.0))
-    cumulative = probabilities.cumsum(dim=-1)
-    target = noise.to(cumulative)[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    last_possible = scores.shape[1] - 1 - (probabilities > 0).flip(-1).int().argmax(dim=-1)
-    return torch.minimum(chosen, last_possible)  # rounding may put the target at the very end
-
-
 def pad_left(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Left-padded ids and attention mask, [B, longest] each."""
     width = max(map(len, rows))
     ids = [[pad_token_id] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-SEGMENT = 8  # tokens between two looks at which rows have ended
 
 
 @torch.inference_mode()
@@ -153,22 +134,42 @@ def generate_responses(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     make_processors: MakeProcessors | None = None,
+    static: bool | None = None,
 ) -> list[Response]:
     """Respond to each instruction in the tokenizer's chat format; one Response each, in order.
 
     ``temperature`` 0 is greedy; above it the noise is keyed by (``seed``, the row's id, step), so that a
     row's text does not depend on batch, order or resumption (up to rounding of the logits); ``ids``
     default to positions. Batches hold prompts of similar length; rows that have ended leave their batch; one that
-    does not fit into memory is halved. ``make_processors`` (see ``tacit.rules``) gets each batch's prompt mask. Works on any model that
+    does not fit into memory is halved. ``batch_size`` None is 128, on a GPU as many rows as its free memory takes by
+    ``tacit.decoding.fitting_batch``. ``make_processors`` (see ``tacit.rules``) gets each batch's prompt mask. Works on any model that
     ``generate`` knows, ``tacit.experts.Experts`` included.
+
+    ``static`` decodes in the slots of ``tacit.decoding`` instead of by ``generate``: equal texts, up to rounding. None does so on
+    a GPU where it can, that is without processors and for the models that ``tacit.decoding.obstacle`` lets pass. Raises
+    TacitError for impossible settings, and when one row does not fit into memory.
     """
     if temperature < 0 or not 0 < top_p <= 1:
         raise TacitError(f"temperature must be at least 0 and top_p in (0, 1]; got {temperature} and {top_p}")
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
     prompts = [encode_prompt(tokenizer, text) for text in instructions]
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    on_gpu = model.device.type == "cuda"
+    if batch_size is None:
+        batch_size = 128
+        if on_gpu and prompts:
+            longest, free = max(map(len, prompts)), free_memory(model.device)
+            options = {"prompt_tokens": longest, "max_new_tokens": max_new_tokens, "free_bytes": free}
+            batch_size = fitting_batch(model, **options)
+    if static and make_processors is not None:
+        raise TacitError("static=True takes no logits processors: leave static or make_processors out")
+    if static if static is not None else on_gpu and make_processors is None and obstacle(model) is None:
+        ends = end_tokens(model, tokenizer)
+        limits = [max_new_tokens] * len(prompts)
+        rows = decode_rows(model, prompts, row_ids=row_ids, limits=limits, ends=ends, batch_size=batch_size, **sampling)
+        return [finish(tokenizer, row, ends=ends) for row in rows]
     todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     responses: dict[int, Response] = {}
     while todo:
@@ -185,9 +186,7 @@ def generate_responses(
             )
         except torch.OutOfMemoryError:
             if len(batch) == 1:
-                raise TacitError(
-                    "one prompt alone does not fit into memory: shorten it or lower max_new_tokens"
-                ) from None
+                raise TacitError(NO_ROOM) from None
             torch.cuda.empty_cache()
             batch_size = len(batch) // 2
             continue

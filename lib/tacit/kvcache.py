@@ -1,10 +1,11 @@
-"""A key-value cache with room to grow: appending a token writes that token instead of copying all before it."""
+"""Key-value caches that write a new token instead of copying all before it: one that grows, and one of fixed slots."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 ROOM = 64  # tokens by which a full buffer grows
 
@@ -55,3 +56,75 @@ def make_cache(model: PreTrainedModel) -> Cache:
     cache = DynamicCache(config=model.config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+class Place:
+    """Where the next forward pass writes and how far it reads: shared by all layers of a cache of slots.
+
+    Filling: the slots ``rows`` [n] get a chunk of their prompts that begins at ``start``. Decoding (``start`` None): slot i, of
+    the first ``len(at)``, gets one token at its own position ``at[i]``, and all read up to ``reach``.
+    """
+
+    def __init__(self, *, slots: int, capacity: int, device: torch.device):
+        self.slots, self.capacity = slots, capacity
+        self.every = torch.arange(slots, device=device)
+        self.rows, self.start = self.every, 0
+        self.at, self.reach = torch.zeros(slots, dtype=torch.long, device=device), capacity
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values [slots, heads, capacity, d] that stay where they are, each slot at a position of its own.
+
+    Unlike transformers' static layer, whose rows all have the same length: here a slot begins at 0 without padding and can be
+    filled anew while the others go on. What lies behind a slot's position is left from before: decoding needs a mask.
+    Full attention only.
+    """
+
+    is_sliding = False
+
+    def __init__(self, place: Place):
+        super().__init__()
+        self.place = place
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate zeros, which a mask hides, unlike what uninitialised memory may hold (NaN times 0 is NaN)."""
+        slots, capacity = self.place.slots, self.place.capacity
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_zeros((slots, key_states.shape[1], capacity, key_states.shape[3]))
+        self.values = value_states.new_zeros((slots, value_states.shape[1], capacity, value_states.shape[3]))
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Write ``key_states`` and ``value_states`` [n, heads, new, d] in place; returns the keys and values to attend to."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        place = self.place
+        if place.start is None:
+            n = len(place.at)
+            self.keys[place.every[:n], :, place.at] = key_states[:, :, 0]
+            self.values[place.every[:n], :, place.at] = value_states[:, :, 0]
+            return self.keys[:n, :, : place.reach], self.values[:n, :, : place.reach]
+        end = place.start + key_states.shape[2]
+        self.keys[place.rows, :, place.start : end] = key_states
+        self.values[place.rows, :, place.start : end] = value_states
+        if place.start == 0:
+            return key_states, value_states
+        return self.keys[place.rows, :, :end], self.values[place.rows, :, :end]
+
+    def move(self, rows: Tensor) -> None:
+        """Copy the slots ``rows`` to the first places."""
+        if self.is_initialized:
+            for store in (self.keys, self.values):
+                store[: len(rows)] = store[rows]
+
+    def get_seq_length(self) -> int:
+        """Tokens before those of the next chunk."""
+        return self.place.start or 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys of a chunk of ``query_length`` tokens, and where they begin."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Tokens that a slot can hold."""
+        return self.place.capacity

@@ -139,8 +139,11 @@ def make_decoder(
         prompts = [encode_prompt(tokenizer, text) for _, text in rows]
         order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
         made: dict[int, dict[str, Any]] = {}
-        for start in range(0, len(rows), batch_size):
-            batch = order[start : start + batch_size]
+        size = (
+            len(rows) if expert.device.type == "cuda" else batch_size
+        )  # a GPU's slots are refilled from the whole shard
+        for start in range(0, len(rows), size):
+            batch = order[start : start + size]
             ids, texts = zip(*(rows[i] for i in batch), strict=True)
             responses = generate_responses(model, tokenizer, texts, ids=ids, batch_size=batch_size, **sampling)
             tokens = [list(response.tokens) for response in responses]
