@@ -1,6 +1,7 @@
 """What tests/test_training.py launches in two processes: finetuning of a tiny model, each step's loss noted. No test by itself.
 
-Arguments: the folder with the model and its examples, where results go, and ``ddp`` or ``fsdp``. Accelerate shards on devices
+Arguments: the folder with the model and its examples, where results go, ``ddp`` or ``fsdp``, and a command of tacit to run afterwards
+(it is run here since every launch costs ten seconds of imports). Accelerate shards on devices
 that it knows as accelerators only; for ``fsdp`` it is told here that gloo's CPU processes are such devices.
 """
 
@@ -13,6 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from tacit import finetuning
+from tacit.__main__ import main
 from tacit.instructions import read_instructions
 from tacit.models import load_model, load_tokenizer
 
@@ -64,3 +66,5 @@ if __name__ == "__main__":
         for name, (model, _) in results.items():
             model.save_pretrained(out / name)
         (out / "losses.json").write_text(json.dumps({name: losses for name, (_, losses) in results.items()}))
+    if sys.argv[4:]:
+        sys.exit(main(sys.argv[4:]))

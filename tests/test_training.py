@@ -50,33 +50,11 @@ def launch(config, *arguments):
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
     command += ["--num_processes", "2", "--main_process_port", "0", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    return done
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def weights(model):
     return torch.cat([p.detach().float().flatten() for p in model.parameters()])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "config"), [("ddp", "cpu-2.yaml"), ("fsdp", "fsdp2-1x8.yaml")])
-def test_two_processes_have_the_loss_curve_and_the_weights_of_one(kind, config, folder, alone, tmp_path):
-    done = launch(config, ROOT / "tests/launched_training.py", folder, tmp_path, kind)
-    assert done.returncode == 0, done.stderr[-3000:]
-    other = "meta" if kind == "fsdp" else "cpu"  # a shard's process does not get the whole model
-    assert [(tmp_path / f"process-{i}.txt").read_text() for i in (0, 1)] == ["cpu", other]
-    losses = json.loads((tmp_path / "losses.json").read_text())
-    before = weights(load_model(str(folder), device="cpu"))
-    assert set(alone) - set(losses) <= {"lora"}  # which is not sharded
-    for name, (model, curve) in alone.items():
-        if name not in losses:
-            continue
-        assert len(curve) == 6  # three steps an epoch, the last of one example, so that a process has none
-        rounded = name == "bf16" and kind == "fsdp"  # FSDP multiplies and adds in bf16 where autocast adds in float32
-        assert losses[name] == pytest.approx(curve, rel=1e-2 if rounded else 1e-5), name
-        tuned = weights(load_model(str(tmp_path / name), device="cpu"))
-        moved = (weights(model) - before).abs().mean()
-        assert (tuned - weights(model)).abs().mean() < (0.1 if rounded else 1e-4) * moved, name
 
 
 def command(folder, out, *others):
@@ -85,23 +63,60 @@ def command(folder, out, *others):
     return ["finetune", *(str(part) for pair in options.items() for part in pair), *others]
 
 
+@pytest.fixture(scope="module")
+def launched(folder, tmp_path_factory):
+    """What each kind of two processes leaves behind: its folder and what it said. Each is launched once."""
+    done = {}
+
+    def get(kind):
+        if kind not in done:
+            out = tmp_path_factory.mktemp(kind)
+            config = {"ddp": "cpu-2.yaml", "fsdp": "fsdp2-1x8.yaml"}[kind]
+            then = command(folder, out / "command", "--packing", "--micro-batch", "2") if kind == "ddp" else []
+            ran = launch(config, ROOT / "tests/launched_training.py", folder, out, kind, *then)
+            assert ran.returncode == 0, ran.stderr[-3000:]
+            done[kind] = (out, ran.stdout)
+        return done[kind]
+
+    return get
+
+
 @pytest.mark.slow
-def test_the_command_saves_the_same_model_from_one_process_and_from_two(folder, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_have_the_loss_curve_and_the_weights_of_one(kind, folder, alone, launched):
+    out, _ = launched(kind)
+    other = "meta" if kind == "fsdp" else "cpu"  # a shard's process does not get the whole model
+    assert [(out / f"process-{i}.txt").read_text() for i in (0, 1)] == ["cpu", other]
+    losses = json.loads((out / "losses.json").read_text())
+    before = weights(load_model(str(folder), device="cpu"))
+    assert set(alone) - set(losses) <= {"lora"}  # which is not sharded
+    for name, (model, curve) in alone.items():
+        if name not in losses:
+            continue
+        assert len(curve) == 6  # three steps an epoch, the last of one example, so that a process has none
+        rounded = name == "bf16" and kind == "fsdp"  # FSDP multiplies and adds in bf16 where autocast adds in float32
+        assert losses[name] == pytest.approx(curve, rel=1e-2 if rounded else 1e-5), name
+        tuned = weights(load_model(str(out / name), device="cpu"))
+        moved = (weights(model) - before).abs().mean()
+        assert (tuned - weights(model)).abs().mean() < (0.1 if rounded else 1e-4) * moved, name
+
+
+@pytest.mark.slow
+def test_the_command_saves_the_same_model_from_one_process_and_from_two(folder, launched, tmp_path, capsys):
     assert main(command(folder, tmp_path / "one", "--packing", "--micro-batch", "2")) == 0
     assert "epoch 2: loss" in capsys.readouterr().out
-    done = launch("cpu-2.yaml", "-m", "tacit", *command(folder, tmp_path / "two", "--packing", "--micro-batch", "2"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("epoch 2: loss") == 1  # the main process alone speaks and writes
-    one, two = (json.loads((tmp_path / name / "finetuning.json").read_text()) for name in ("one", "two"))
-    assert (one.pop("processes"), two.pop("processes")) == (1, 2)
+    out, said = launched("ddp")
+    assert said.count("epoch 2: loss") == 1  # the main process alone speaks and writes
+    assert not (out / "command.partial").exists() and (out / "command/model.safetensors").is_file()
+    folders = (tmp_path / "one", out / "command")
+    one, two = (json.loads((path / "finetuning.json").read_text()) for path in folders)
+    assert (one["processes"], two["processes"]) == (1, 2)
     assert one["packing"] is True and one["micro_batch"] == 2 and one["batch_size"] == 4
     assert [row["loss"] for row in two["history"]] == pytest.approx([row["loss"] for row in one["history"]], rel=1e-3)
-    models = [load_model(str(tmp_path / name), device="cpu") for name in ("one", "two")]
+    models = [load_model(str(path), device="cpu") for path in folders]
     assert (weights(models[0]) - weights(models[1])).abs().mean() < 1e-5
     assert models[0].config.use_cache is True
-    assert load_tokenizer(str(tmp_path / "two")).chat_template == load_tokenizer(str(folder)).chat_template
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]  # nothing staged is left
-    assert (tmp_path / "two/model.safetensors").is_file()
+    assert load_tokenizer(str(folders[1])).chat_template == load_tokenizer(str(folder)).chat_template
 
 
 def test_the_command_is_finetune(folder, tmp_path):

@@ -211,8 +211,11 @@ def _gather(trainer: Trainer, plain: type[PreTrainedModel], *, implementation: s
     if not trainer.accelerator.is_main_process:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
+    held = next(iter(weights.values())).dtype
     with without_progress_bars():
-        return plain.from_pretrained(None, config=config, state_dict=weights, dtype=next(iter(weights.values())).dtype)
+        whole = plain.from_pretrained(None, config=config, state_dict=weights, dtype=held)
+    whole.generation_config = copy.deepcopy(trainer.model.generation_config)
+    return whole
 
 
 def finetune(

@@ -18,7 +18,8 @@ class MasterAdamW(Optimizer):
     gradients exists. Weights that are float32 already are their own copy, and this is torch's AdamW.
 
     Source: Micikevicius et al. (2018, arXiv 1710.03740), section 3.1, for the copy; torch.optim.adamw for the step. Gradients are what
-    they are: of bfloat16 weights they are bfloat16, also their sum over micro batches.
+    they are: of bfloat16 weights they are bfloat16, also their sum over micro batches. Not for resuming: torch's ``load_state_dict``
+    would round the copies to the weights' dtype.
     """
 
     def __init__(self, params, *, lr: float, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> None:
