@@ -1,4 +1,4 @@
-"""The command line: ``python -m tacit run | table | synthesize | pretrain | posttrain | readiness | bench | gpu``."""
+"""The command line: ``python -m tacit COMMAND``; ``--help`` lists the commands."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     growth.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000], metavar="ROWS")
     add_gpu(commands)
     add_synthesize(commands)
+    add_finetune(commands)
     return parser
 
 
@@ -121,22 +122,85 @@ def add_synthesize(commands) -> None:
     made.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
-def synthesize_dataset(options: argparse.Namespace) -> None:
-    """Run ``tacit.synthesize`` with the command's options."""
+def add_finetune(commands) -> None:
+    """The options of ``tacit.checkpoints.tune_checkpoint``."""
+    tuned = commands.add_parser(
+        "finetune",
+        help="finetune a checkpoint on instructions and responses; several GPUs by `accelerate launch --config_file params/accelerate/... -m tacit finetune`",
+    )
+    model = "a checkpoint's folder, or a hub id with an optional @revision"
+    tuned.add_argument("--model", required=True, metavar="MODEL", help=model)
+    source = "a JSONL file with an instruction and a response a line, or name:place as in params/, such as 'lima:GAIR/lima@REV[:1000]' for 1000 rows"
+    tuned.add_argument("--examples", required=True, metavar="SOURCE", help=source)
+    tuned.add_argument("--out", required=True, metavar="DIR", help="the tuned model's folder, which must not exist yet")
+    tuned.add_argument("--epochs", type=int, default=5, help="default: 5")
+    tuned.add_argument("--learning-rate", type=float, default=1e-5, help="default: 1e-5")
+    tuned.add_argument("--batch-size", type=int, default=64, help="examples a step, of all processes (default: 64)")
+    micro = "examples in a process's memory at once; below the batch size, activations are recomputed (default: all of its share)"
+    tuned.add_argument("--micro-batch", type=int, help=micro)
+    again = "recompute activations whatever the micro batch, or keep them"
+    tuned.add_argument("--recompute", action=argparse.BooleanOptionalAction, default=None, help=again)
+    tuned.add_argument(
+        "--packing", action="store_true", help="rows one after another instead of padded: the same result, faster"
+    )
+    tuned.add_argument(
+        "--lora-r", type=int, metavar="R", help="train adapters of this rank, then add them to the weights (needs peft)"
+    )
+    tuned.add_argument("--lora-alpha", type=float, metavar="A", help="the adapters' scale is A / R (default: 2 R)")
+    tuned.add_argument("--max-length", type=int, default=2048, help="longer examples are cut (default: 2048 tokens)")
+    tuned.add_argument("--seed", type=int, default=0)
+    tuned.add_argument("--dtype", default="float32", help="of the weights: float32 (default) or bfloat16")
+    kept = (
+        "adamw-master keeps float32 weights beside --dtype bfloat16; adamw (default) with bfloat16 drops small updates"
+    )
+    tuned.add_argument("--optimizer", default="adamw", help=kept)
+    template = "a Jinja file that replaces the model's chat template, or tulu for the papers' format"
+    tuned.add_argument("--chat-template", metavar="FILE", help=template)
+    tuned.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def read_template(given: str | None) -> str | None:
+    """The chat template of a ``--chat-template`` option: ``tulu``, a file's content, or None."""
     from pathlib import Path
 
     from tacit.chat import tulu_template
+
+    if given is None or given == "tulu":
+        return given and tulu_template()
+    try:
+        return Path(given).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TacitError(f"--chat-template: cannot read {given}: {error}") from None
+
+
+def finetune_model(options: argparse.Namespace) -> None:
+    """Run ``tune_checkpoint`` with the command's options, in every process that accelerate launched."""
+    from tacit.checkpoints import tune_checkpoint
+    from tacit.synthesis import load_instructions, source_name
+
+    values = {key: value for key, value in vars(options).items() if key != "command"}
+    quiet, rank, alpha = (values.pop(key) for key in ("quiet", "lora_r", "lora_alpha"))
+    if rank is None and alpha is not None:
+        raise TacitError("--lora-alpha needs --lora-r")
+    if rank is not None:
+        values["lora"] = {"r": rank, "alpha": 2 * rank if alpha is None else alpha}
+    values["chat_template"] = read_template(values["chat_template"])
+    examples = load_instructions(values["examples"])
+    values["examples_name"] = source_name(values.pop("examples"))
+    blank = next((row["id"] for row in examples if not row["response"].strip()), None)
+    if blank is not None:
+        raise TacitError(f"{options.examples}: example {blank} has no response to learn")
+    say = None if quiet else lambda text: print(text, flush=True)
+    model, out = values.pop("model"), values.pop("out")
+    tune_checkpoint(model, examples, out=out, say=say, **values)
+
+
+def synthesize_dataset(options: argparse.Namespace) -> None:
+    """Run ``tacit.synthesize`` with the command's options."""
     from tacit.synthesis import load_instructions, source_name, synthesize
 
     values = vars(options).copy()
-    quiet, template = values.pop("quiet"), values.pop("chat_template")
-    if template == "tulu":
-        template = tulu_template()
-    elif template is not None:
-        try:
-            template = Path(template).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TacitError(f"--chat-template: cannot read {template}: {error}") from None
+    quiet, template = values.pop("quiet"), read_template(values.pop("chat_template"))
     values["instructions_name"] = source_name(values["instructions"])
     values["instructions"] = load_instructions(values["instructions"])
     del values["command"]
@@ -324,6 +388,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "gpu":
             return measure_gpu(options)
+        if options.command == "finetune":
+            finetune_model(options)
+            return 0
         if options.command == "bench" or getattr(options, "bench", False):
             return bench_speed(options)
         from tacit import paths, runner

@@ -120,7 +120,10 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
     """The values in ``params/<profile>/<notebook>.yaml``; raises TacitError when there are none."""
     folder = paths.PARAMS / profile
     if not folder.is_dir():
-        known = ", ".join(sorted(p.name for p in paths.PARAMS.iterdir() if any(p.glob("*.yaml"))))
+        others = ("accelerate",)  # files of a launcher
+        known = ", ".join(
+            sorted(p.name for p in paths.PARAMS.iterdir() if any(p.glob("*.yaml")) and p.name not in others)
+        )
         raise TacitError(f"unknown profile {profile!r}: there are {known}")
     path = folder / f"{notebook}.yaml"
     try:
