@@ -4,8 +4,9 @@ import json
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
-from tacit import evaluation
+from tacit import alpacaeval, evaluation, lengthcontrol, scores
 from tacit.errors import TacitError
 from tacit.evaluation import TEXT_MARKERS, judged_evaluation, make_evaluation, micro_evaluation, split_source
 from tacit.generation import Response
@@ -321,3 +322,56 @@ def test_no_marker_takes_anothers_texts(sources):
     assert set(TEXT_MARKERS) == set(OWN)
     others = [(name, text) for name in TEXT_MARKERS for other in OWN if other != name for text in OWN[other]]
     assert [(name, text) for name, text in others if bench.marker(name)(text)] == []
+
+
+# --------------------------------------------------------------------------------- win rates at equal lengths, by any judge
+
+
+def spoken(texts):
+    return [[Response(text, "eos", len(text)) for text in said] for said in texts]
+
+
+def test_verifiers_need_no_control_of_length(bench):
+    assert bench.controlled(np.ones((1, 2)), spoken([["a", "b"]]), spoken([["c", "dd"]])) == {}
+
+
+def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources):
+    bench = judged_evaluation(sources, **SIZES)
+    rng = np.random.default_rng(0)
+    ours, theirs = (spoken([["x" * n for n in row] for row in rng.integers(1, 60, size=(2, 20))]) for _ in range(2))
+    lengths = [np.array([[len(r.text) for r in said] for said in side]) for side in (ours, theirs)]
+    won = (lengths[0] > lengths[1]).astype(float)
+    found = bench.controlled(won, ours, theirs)
+    assert list(found) == ["length-controlled win rate (ours)"]
+    assert found["length-controlled win rate (ours)"] == lengthcontrol.controlled_win_rate(won, *lengths)
+    assert bench.controlled(np.ones((1, 2)), spoken([["aa", "aa"]]), spoken([["a", "a"]])) == {}  # nothing to tell by
+
+
+def test_an_annotator_of_alpaca_evals_judges_and_controls_on_its_own_prompts(sources, tmp_path, monkeypatch):
+    """The package's side is a stand-in here; tests/test_alpacaeval.py asks the package itself."""
+    rows = [{"instruction": f"Say {i}.", "output": "x", "generator": "y", "dataset": "z"} for i in range(806)]
+    (tmp_path / "eval.json").write_text(json.dumps(rows))
+    asked = []
+
+    def annotate(instructions, ours, theirs, *, annotator):
+        asked.append((annotator, len(instructions)))
+        liked = [2.0 if len(a) > len(b) else 1.0 for a, b in zip(ours, theirs, strict=True)]
+        return pd.DataFrame({"instruction": instructions, "preference": liked})
+
+    monkeypatch.setattr(alpacaeval, "annotate", annotate)
+    monkeypatch.setattr(lengthcontrol, "controlled_win_rate", lambda won, *lengths: scores.estimate(won))
+    monkeypatch.setattr(alpacaeval, "length_controlled_preferences", lambda table: (table["preference"] - 1) / 2)
+    places = sources | {"test": f"alpaca_eval:{tmp_path / 'eval.json'}"}
+    rng = np.random.default_rng(1)
+    ours, theirs = (spoken([["x" * n for n in row] for row in rng.integers(1, 60, size=(2, 805))]) for _ in range(2))
+    judge = {"judge": "alpaca_eval:some_annotator"}
+    bench = judged_evaluation(places, n_validation=0, n_test=805, **judge)
+    won = np.stack([bench.wins(bench.test, *pair) for pair in zip(ours, theirs, strict=True)])
+    assert won[1, 7] == float(len(ours[1][7].text) > len(theirs[1][7].text))
+    found = bench.controlled(won, ours, theirs)
+    assert list(found) == ["length-controlled win rate (ours)", "length-controlled win rate (alpaca_eval)"]
+    assert found["length-controlled win rate (alpaca_eval)"] == scores.estimate(won / 2)
+    assert asked == [("some_annotator", 805)] * 4
+    fewer = judged_evaluation(places, n_validation=0, n_test=804, **judge)
+    cut = [[said[:804] for said in side] for side in (ours, theirs)]
+    assert list(fewer.controlled(won[:, :804], *cut)) == ["length-controlled win rate (ours)"]

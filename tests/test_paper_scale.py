@@ -448,6 +448,11 @@ def check_outputs(folder, notebook, values):
         won = {arm: r["value"] for (arm, metric), r in rows.items() if metric.startswith("win rate")}
         assert all((-1 if " minus " in arm else 0) <= value <= 1 for arm, value in won.items())  # differences of rates
         assert any(value != 0.5 for value in won.values())
+    if notebook in ("01_response_tuning", "07_codit"):
+        judged = {arm for arm, metric in rows if metric == "win rate"}
+        controlled = {arm for arm, metric in rows if metric == "length-controlled win rate (ours)"}
+        assert controlled
+        assert controlled <= judged  # a tiny student that always says the same leaves nothing to tell length by
 
 
 # ------------------------------------------------------------------ CoDIT's notebooks, a teacher of Gemma 3's kind, tiny

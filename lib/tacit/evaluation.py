@@ -15,7 +15,7 @@ import pandas as pd
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tacit import scores
+from tacit import alpacaeval, lengthcontrol, scores
 from tacit.arms import cached_responses, weights_key
 from tacit.cache import cached_json
 from tacit.errors import TacitError
@@ -50,7 +50,8 @@ class Evaluation:
     (``short``) or without instructions (``blank``); ``near(name, n, seed)`` instructions near a narrow task's domain;
     ``marker(name)`` tells by its style whether a text is that task's; ``score(examples, responses)`` gives a table with a row
     per example and the columns ``id``, ``family`` and ``kinds``; ``wins(examples, ours, theirs)`` head-to-head results
-    from 0 to 1, [examples].
+    from 0 to 1, [examples]. ``controlled(preferences, ours, theirs)`` gives win rates at equal lengths by their names, for
+    the ``wins`` of responses [seeds][prompts] to the test prompts: none where verifiers judge, to whom length is nothing.
     """
 
     validation: Dataset
@@ -61,6 +62,7 @@ class Evaluation:
     marker: Callable[[str], Callable[[str], bool]]
     score: Callable[[Dataset, Sequence[Response]], pd.DataFrame]
     wins: Callable[[Dataset, Sequence[Response], Sequence[Response]], np.ndarray]
+    controlled: Callable[..., dict[str, scores.Estimate]]
 
     @property
     def verified(self) -> bool:
@@ -136,6 +138,7 @@ def micro_evaluation(
         marker=marker,
         score=score,
         wins=wins,
+        controlled=lambda preferences, ours, theirs: {},
     )
 
 
@@ -156,9 +159,13 @@ def judged_evaluation(
     """The papers': training sets from ``sources`` (``broad``, the narrow tasks' names) and prompts from its ``test``.
 
     The first ``n_test`` prompts are the test set and the following ``n_validation`` the validation set. ``score`` says only
-    whether and where a response ended; ``wins`` asks the local model ``judge`` (a folder, or a hub id with @revision).
+    whether and where a response ended; ``wins`` asks ``judge``: a local model (a folder, or a hub id with @revision), or
+    ``alpaca_eval:`` and an annotator of that package's (``tacit.alpacaeval``). ``controlled`` is ``lengthcontrol``'s rate, where
+    length can be told from quality at all, and with such an annotator on AlpacaEval's own 805 prompts also that package's.
     Raises TacitError for a set that ``sources`` lacks, and when ``wins`` is asked without a judge.
     """
+    package, _, annotator = judge.partition(":")
+    by_alpaca_eval = package == "alpaca_eval"
 
     def read(name: str, n: int | None) -> Dataset:
         if name not in sources:
@@ -190,7 +197,9 @@ def judged_evaluation(
     def wins(examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
         if not judge:
             raise TacitError("without verifiers win rates need a judge: give parameter judge a chat model")
-        texts = [examples["instruction"], [r.text for r in ours], [r.text for r in theirs]]
+        texts = [list(examples["instruction"]), [r.text for r in ours], [r.text for r in theirs]]
+        if by_alpaca_eval:  # which keeps its own cache
+            return alpacaeval.judge_pairs(*texts, annotator=annotator)
         name, revision = split_revision(judge)
         key = {"what": "preferences", "judge": weights_key(name, revision), "dtype": dtype}
         key["texts"] = fingerprint([list(t) for t in texts])
@@ -200,6 +209,24 @@ def judged_evaluation(
             return judge_pairs(model, load_tokenizer(name, revision=revision), *texts).tolist()
 
         return np.array(cached_json(key, ask))
+
+    def controlled(
+        preferences: np.ndarray, ours: Sequence[Sequence[Response]], theirs: Sequence[Sequence[Response]]
+    ) -> dict[str, scores.Estimate]:
+        lengths = [lengthcontrol.text_lengths(side) for side in (ours, theirs)]
+        found = {}
+        if lengthcontrol.is_separable(*lengths):
+            found[lengthcontrol.METRIC] = lengthcontrol.controlled_win_rate(preferences, *lengths)
+        official = split_source(sources["test"])[0] == "alpaca_eval" and n_test == alpacaeval.N_PROMPTS
+        if by_alpaca_eval and official:  # the annotations come from its cache, as wins has asked for them
+            asked = list(prompts["instruction"])[:n_test]
+            tables = [
+                alpacaeval.annotate(asked, *([r.text for r in side] for side in pair), annotator=annotator)
+                for pair in zip(ours, theirs, strict=True)
+            ]
+            predicted = [alpacaeval.length_controlled_preferences(table) for table in tables]
+            found[alpacaeval.METRIC] = scores.estimate(predicted)
+        return found
 
     prompts = read("test", n_test + n_validation)
     prompts = prompts.add_column("family", ["all"] * len(prompts))
@@ -214,6 +241,7 @@ def judged_evaluation(
         marker=marker,
         score=score,
         wins=wins,
+        controlled=controlled,
     )
 
 
