@@ -28,7 +28,9 @@ def locked():
 def test_lock_pyproject_and_environment_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lock = {canonicalize_name(k): v for k, v in locked().items()}
-    extras = [r for group in project["project"]["optional-dependencies"].values() for r in group]
+    groups = project["project"]["optional-dependencies"]
+    # two judges' packages conflict with versions locked here: their tests skip, or run in environments of their own
+    extras = [r for name, group in groups.items() if name not in ("alpaca", "ifeval") for r in group]
     for text in project["project"]["dependencies"] + extras:
         requirement = Requirement(text)
         assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), text
