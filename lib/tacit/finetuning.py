@@ -6,6 +6,7 @@ import tempfile
 from inspect import signature
 
 import torch
+from accelerate.utils import AutocastKwargs
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -137,6 +138,10 @@ def finetune(
             data_collator=lambda rows: collate(rows, pad_token_id=tokenizer.pad_token_id),
         )
         trainer.remove_callback(PrinterCallback)
+        if (
+            accumulated > 1
+        ):  # else autocast keeps a bf16 copy of every weight through each forward pass: 2 bytes a parameter
+            trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         usual = model.config._attn_implementation
         # on a CPU plain attention trains about a sixth faster than the fused kernel (LOG.md)
         with attention(model, "eager" if model.device.type == "cpu" and usual == "sdpa" else usual):
