@@ -1,4 +1,4 @@
-"""The command line: ``python -m tacit run | table | synthesize | pretrain | posttrain | readiness | bench``."""
+"""The command line: ``python -m tacit run | check | table | synthesize | pretrain | posttrain | readiness | bench``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def make_parser() -> argparse.ArgumentParser:
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override one parameter (YAML)"
     )
     run.add_argument("--jobs", type=int, default=1, help="notebooks at a time, each with its share of the cores")
+    check = commands.add_parser(
+        "check",
+        help="look before a long run: parameters, models, datasets, pair, judge, disk, GPU memory; loads no weights",
+    )
+    check.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as for run; all of the profile by default")
+    check.add_argument("--profile", default="micro", help="the folder of params/ to use (default: micro)")
+    check.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as for run")
     table = commands.add_parser("table", help="print the table of findings from the outputs")
     table.add_argument("--profile", default="micro")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
@@ -258,7 +265,7 @@ def bench_speed(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 when a notebook failed, 2 for an error that the user can mend."""
+    """Run one command; 0 on success, 1 when a notebook failed or a check found a fault, 2 for an error that the user can mend."""
     options = make_parser().parse_args(arguments)
     try:
         if options.command == "pretrain":
@@ -275,6 +282,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "bench" or getattr(options, "bench", False):
             return bench_speed(options)
+        if options.command == "check":
+            from tacit import preflight
+
+            checks = preflight.check_profile(options.notebooks, profile=options.profile, overrides=dict(options.p))
+            return 1 if preflight.report(checks) else 0
         from tacit import paths, runner
 
         if options.command == "table":
