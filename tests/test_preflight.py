@@ -144,14 +144,10 @@ def test_the_papers_profiles_name_the_memory_that_is_computed_and_hours(path):
 
 @pytest.fixture
 def profile(tiny, tokenizer, tmp_path, monkeypatch):
-    """Finding 7 in a profile ``mine`` with a tiny pair, a student and a judge, all folders; returns its values' writer."""
+    """Finding 7 in a profile ``mine`` with a tiny pair and a student, all folders; returns its values' writer."""
     monkeypatch.setattr(paths, "PARAMS", tmp_path / "params")
     monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    judge = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>", eos_token=tokenizer.eos_token
-    )
-    judge.chat_template = tokenizer.chat_template
     for name in ("post", "pre"):
         with without_progress_bars():
             tiny.save_pretrained(tmp_path / name, max_shard_size="60KB")
@@ -250,8 +246,8 @@ def test_memory_is_held_against_the_gpu_where_there_is_one(profile, monkeypatch,
 class Hub:
     """Answers as ``HfApi``: what it knows of, or the error it is made with."""
 
-    def __init__(self, error=None, *, gated=False, denied=None):
-        self.error, self.gated, self.denied, self.asked = error, gated, denied, []
+    def __init__(self, error=None, *, gated=False, denied=None, lacks=()):
+        self.error, self.gated, self.denied, self.lacks, self.asked = error, gated, denied, lacks, []
 
     def __call__(self):
         return self
@@ -263,7 +259,8 @@ class Hub:
         File = collections.namedtuple("File", "rfilename size")
         names = {"model.safetensors": 30_000_000_000, "pytorch_model.bin": 7, "original/model.safetensors": 7}
         names |= {"config.json": 1_000_000, "data/train.parquet": 2_000_000_000}
-        return collections.namedtuple("Info", "gated siblings")(self.gated, [File(*pair) for pair in names.items()])
+        files = [File(*pair) for pair in names.items() if pair[0] not in self.lacks]
+        return collections.namedtuple("Info", "gated siblings")(self.gated, files)
 
     dataset_info = model_info
 
@@ -298,6 +295,8 @@ def test_what_is_on_the_hub_is_counted_as_it_would_be_downloaded(hub):
     found = preflight.check_source("broad", SOURCE)
     assert (found.check.level, found.download) == ("ok", 3 * 2_001_000_000)
     assert preflight.check_model("base", HUB.replace("@", "/@")).check.level == "fault"
+    hub(lacks=["model.safetensors"])
+    assert "has no safetensors" in preflight.check_model("base", HUB).check.text
 
 
 @pytest.mark.parametrize("look", [preflight.check_model, preflight.check_source])

@@ -111,9 +111,11 @@ def ask_hub(what: str, name: str, revision: str | None, *, repo_type: str, wante
         reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]:.80}"
         text = f"not in the cache, and the hub could not be asked for it ({reason}): check revision and network (HF_HUB_OFFLINE)"
         return Stock(Check("fault", what, text), False)
-    n = sum(file.size or 0 for file in info.siblings if wanted(file.rfilename))
-    if not n:
-        return Stock(Check("fault", what, f"{page} has no file that would be read here"), False)
+    files = {file.rfilename: file.size or 0 for file in info.siblings if wanted(file.rfilename)}
+    if not files or (repo_type == "model" and not any(name.endswith(".safetensors") for name in files)):
+        lacks = "safetensors, the only weights" if repo_type == "model" else "files"
+        return Stock(Check("fault", what, f"{page} has no {lacks} that would be read here"), False)
+    n = sum(files.values())
     return Stock(Check("ok", what, f"on the hub, {_gb(n)} to download"), True, n)
 
 
@@ -137,10 +139,9 @@ def check_model(role: str, name: str) -> Stock:
 
     def wanted(
         file: str,
-    ) -> bool:  # from_pretrained takes the root's safetensors in transformers' naming, and small files
-        return "/" not in file and (
-            file.startswith("model") or not file.endswith((".safetensors", ".bin", ".pth", ".gguf"))
-        )
+    ) -> bool:  # of the root: safetensors by transformers' naming, and configurations and tokenizers
+        weights = file.startswith("model") and file.endswith(".safetensors")
+        return "/" not in file and (weights or file.endswith((".json", ".model", ".txt", ".jinja")))
 
     return ask_hub(what, place, revision, repo_type="model", wanted=wanted)
 
