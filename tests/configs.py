@@ -1,4 +1,4 @@
-"""Configurations of the papers' models, written by hand from their hub pages, and the parameters that those pages name."""
+"""Configurations of the papers' models, written by hand (no hub was asked), and the parameters that these models are known to have."""
 
 from transformers import (
     BertConfig,

@@ -1,4 +1,4 @@
-"""The check before a long run: what it counts, against hand computation and the hub's own numbers, and what it refuses."""
+"""The check before a long run: what it counts, against hand computation and known numbers, and what it refuses."""
 
 import collections
 import json
@@ -35,7 +35,7 @@ PAPERS = ("llama2-7b", "olmo-7b", "qwen3-8b", "gemma3-27b", "llama3.1-8b")
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
-def test_parameters_are_those_of_the_hubs_pages(name):
+def test_parameters_are_those_that_the_models_are_known_to_have(name):
     assert count_parameters(CONFIGS[name], encoder="MiniLM" in name) == PARAMETERS[name]
 
 
