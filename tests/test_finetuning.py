@@ -1,6 +1,7 @@
 """Finetuning: padding, learning, repeatability, the record of losses, and the model's attention left as it was."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -165,3 +166,21 @@ def test_an_architecture_whose_loss_is_another_is_refused(tiny, tokenizer):
     with pytest.raises(TacitError, match="ShiftsItself cannot be tuned here"):
         finetune(tiny, tokenizer, Dataset.from_list(ROWS), epochs=1, **OPTIONS)
     assert torch.equal(weights(tiny), before)
+
+
+def test_autocast_keeps_no_copies_of_the_weights_while_micro_batches_accumulate(tiny, tokenizer, monkeypatch):
+    """At seven billion parameters the copies are 13 GB, where memory is shortest; one use a pass gains nothing from them."""
+    seen, usual = [], LlamaForCausalLM.forward
+
+    def forward(self, *args, **kwargs):
+        if torch.is_autocast_enabled("cpu") and self.training:
+            seen.append(torch.is_autocast_cache_enabled())
+        return usual(self, *args, **kwargs)
+
+    forward.__signature__ = inspect.signature(usual)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    for micro, kept in ((4, True), (2, False)):
+        seen.clear()
+        finetune(copy.deepcopy(tiny), tokenizer, Dataset.from_list(ROWS), epochs=1, micro_batch=micro, **OPTIONS)
+        assert seen
+        assert set(seen) == {kept}

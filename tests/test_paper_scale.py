@@ -25,8 +25,19 @@ from transformers import Gemma3Config, LlamaConfig, LlamaForCausalLM, LlamaToken
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ("llama2-7b", "olmo-7b")  # Hewitt et al.'s
-NOTEBOOKS = ("01_response_tuning", "02_response_ranking", "03_single_task", "04_narrow_style", "05_three_rules")
+NOTEBOOKS = (
+    "01_response_tuning",
+    "02_response_ranking",
+    "03_single_task",
+    "04_narrow_style",
+    "05_three_rules",
+    "11_two_papers",
+)
 CODIT_PROFILES, CODIT_NOTEBOOKS = ("qwen3-8b", "gemma3-27b", "llama3.1-8b"), ("07_codit", "08_existing_data")
+VECTOR_PROFILES, VECTOR = (
+    ("qwen3-8b", "llama3.1-8b"),
+    "09_chat_vector",
+)  # a vector of 27 billion needs more than one GPU
 HUB_ID = r"[\w-]+/[\w.-]+"
 
 # ------------------------------------------- the profiles, against the reference table (shared/reference/hewitt2024.md)
@@ -77,6 +88,7 @@ ARMS = {
     "03_single_task": ["instruction-tuned", "mbpp", "gsm", "poetry", "recipes", "chess"],
     "04_narrow_style": ["instruction-tuned", "mbpp", "gsm", "poetry", "recipes", "chess"],
     "05_three_rules": ["instruction-tuned"],
+    "11_two_papers": ["instruction-tuned"],
 }
 TABLE_8 = {
     "<": -4, " <": -4, "|": -4, " I": -5, "I": -5, " We": -3, "What": -5, " should": -6,
@@ -91,7 +103,10 @@ SETS = {
     "poetry": ("poetry", "merve/poetry", None),
     "chess": ("chess", "patrickfrank1/chess-pgn-games", 1000),
 }
-TEST_PROMPTS = {"02_response_ranking": ("alpaca", "tatsu-lab/alpaca", 1000)}  # the others: AlpacaEval's 805
+TEST_PROMPTS = {  # the others: AlpacaEval's 805
+    "02_response_ranking": ("alpaca", "tatsu-lab/alpaca", 1000),
+    "11_two_papers": ("alpaca_eval", "tatsu-lab/alpaca_eval", 605),  # the other 200 are fitted and chosen on
+}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -118,6 +133,13 @@ def test_profiles_hold_the_papers_hyperparameters(profile, notebook):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_rules_are_table_8s(profile):
     values = read_params(profile, "05_three_rules")
+    again = read_params(profile, "11_two_papers")
+    rules = ("uniform_tokens", "end_weight", "end_horizon", "diversity_weight", "allow_unresolved")
+    assert {name: again[name] for name in rules} == {name: values[name] for name in rules}
+    assert again["n_test"] + again["n_validation"] + again["n_fit"] == values["n_test"]
+    assert {token: 1 if token in again["paper_up"] else -1 for token in again["paper_up"] + again["paper_down"]} == {
+        token: np.sign(score) for token, score in TABLE_8.items()
+    }
     assert values["uniform_tokens"] == TABLE_8
     assert (values["end_weight"], values["end_horizon"], values["diversity_weight"]) == (15.0, 250, -1.5)
     assert (values["end_after"], values["diversity_scope"]) == ("grow", "response")
@@ -126,10 +148,24 @@ def test_the_rules_are_table_8s(profile):
 
 
 @pytest.mark.parametrize("profile", [*PROFILES, *CODIT_PROFILES])
-def test_findings_without_a_paper_value_have_no_profile_at_this_scale(profile):
-    """The micro world (00) and readiness (06), say, are ours: nothing of a paper to run. The others have their own paper's."""
-    expected = CODIT_NOTEBOOKS if profile in CODIT_PROFILES else NOTEBOOKS
+def test_every_profile_has_the_notebooks_that_apply(profile):
+    """What does not apply, and why, is in params/README.md's table."""
+    expected = (
+        {*CODIT_NOTEBOOKS, *([VECTOR] * (profile in VECTOR_PROFILES))} if profile in CODIT_PROFILES else NOTEBOOKS
+    )
     assert {path.stem for path in (ROOT / "params" / profile).glob("*.yaml")} == set(expected)
+
+
+def test_the_table_of_profiles_says_which_notebooks_they_have():
+    lines = (ROOT / "params/README.md").read_text(encoding="utf-8").splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][
+        :14
+    ]
+    assert {row[0] for row in rows} == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for stem, *cells in rows:
+        for profile, cell in zip(head[1:], cells, strict=True):
+            there = (ROOT / "params" / profile / f"{stem}.yaml").exists()
+            assert cell == "yes" if there else cell not in ("", "yes"), (stem, profile)
 
 
 @pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
@@ -179,6 +215,16 @@ def test_codit_profiles_hold_the_papers_settings(profile, notebook):
         assert (values["alpha"], values["beta"]) == (0.01, 1.0)
 
 
+@pytest.mark.parametrize("profile", VECTOR_PROFILES)
+def test_the_vectors_profiles_are_finding_7s(profile):
+    values, first = (read_params(profile, name) for name in (VECTOR, "07_codit"))
+    assert (values["alpha"], values["beta"]) == (0.01, 1.0)
+    assert [values["student"]] == first["students"][:1]  # of another architecture than the teacher's
+    same = set(values) & set(first) - {"sources", "seeds"}
+    assert {name: values[name] for name in same} == {name: first[name] for name in same}
+    assert {name: values["sources"][name] for name in first["sources"]} == first["sources"]
+
+
 def hub_ids(value):
     """Every hub id in a parameter's value, with its revision or None."""
     if isinstance(value, dict | list):
@@ -204,6 +250,13 @@ def test_every_hub_id_of_codits_is_pinned_and_its_line_names_licence_or_gate(pro
     pinned = hub_ids(values)
     assert len(pinned) == 3 + len(values["students"]) + len(values["sources"])
     check_pins(pinned, profile, notebook)
+
+
+@pytest.mark.parametrize("profile", VECTOR_PROFILES)
+def test_every_hub_id_of_the_vectors_is_pinned_and_its_line_names_licence_or_gate(profile):
+    pinned = hub_ids(read_params(profile, VECTOR))
+    assert len(pinned) == 4 + 3  # pair, student and judge; instructions, plain tasks and test prompts
+    check_pins(pinned, profile, VECTOR)
 
 
 def check_pins(pinned, profile, notebook):
@@ -409,6 +462,8 @@ def overridden(notebook, folder, files):
             values[name] = str(folder / "other")
     if "allow_unresolved" in values:
         values["allow_unresolved"] = True
+    if "n_fit" in values:  # 14 prompts are shared out
+        values |= {"n_validation": 2, "n_fit": 2, "n_measured": 4, "n_uniform": 1, "text_tokens": 8}
     return values
 
 
@@ -579,3 +634,36 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
             "mine, full size": 8,  # one of the first nine fills a student's context
             "gold": 6,
         }
+
+
+@pytest.mark.slow
+def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, tmp_path, monkeypatch):
+    """A pair of Llama's kind and a student of Gemma 3's, multimodal and with another tokenizer."""
+    monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "cache"))
+    (folder, files), source = laid_out, paths.NOTEBOOKS / f"{VECTOR}.ipynb"
+    values = read_params("llama3.1-8b", VECTOR)
+    values |= {"expert": str(folder / "post"), "amateur": str(folder / "base"), "student": str(teachers[1])}
+    values |= {"judge": str(folder / "other"), "dtype": "float32", "seeds": [1, 2], "n_instructions": 6, "n_test": 10}
+    values |= {"n_measured": 4, "epochs": 1, "batch_size": 4, "micro_batch": 2, "learning_rate": 1.0e-2}
+    values |= {"max_length": 256, "max_new_tokens": 8}
+    for name, text in values["sources"].items():
+        values["sources"][name] = f"{split_source(text)[0]}:{files[split_source(text)[0]]}"
+    model = load_model(str(folder / "base"))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():  # post-training: a step small enough for first order to say something
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    with without_progress_bars():
+        model.save_pretrained(folder / "post")
+    load_tokenizer(str(folder / "other")).save_pretrained(folder / "post")
+    values = complete_parameters(source, values, where="the test")
+    runner.run_notebook(source, values, profile="llama3.1-8b", folder="llama3.1-8b-custom")
+    output = tmp_path / "outputs/llama3.1-8b-custom"
+    check_outputs(output, VECTOR, values)
+    record = read_metrics(output / f"{VECTOR}.json")
+    rows = {(row["arm"], row["metric"]): row for row in record["results"]}
+    assert rows["direct, s = 0.1", "r"]["value"] > 0.9
+    assert rows["CoDIT", "cosine, all"]["n_seeds"] == 2
+    assert record["details"]["lambda"] == 1.25
+    assert not record["details"]["validation"]

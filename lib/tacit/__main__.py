@@ -29,6 +29,13 @@ def make_parser() -> argparse.ArgumentParser:
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override one parameter (YAML)"
     )
     run.add_argument("--jobs", type=int, default=1, help="notebooks at a time, each with its share of the cores")
+    check = commands.add_parser(
+        "check",
+        help="look before a long run: parameters, models, datasets, pair, judge, disk, GPU memory; loads no weights",
+    )
+    check.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as for run; all of the profile by default")
+    check.add_argument("--profile", default="micro", help="the folder of params/ to use (default: micro)")
+    check.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as for run")
     table = commands.add_parser("table", help="print the table of findings from the outputs")
     table.add_argument("--profile", default="micro")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
@@ -328,16 +335,11 @@ def measure_readiness(names: list[str]) -> None:
 
 
 def bench_speed(options: argparse.Namespace) -> int:
-    """Measure speed, or show or write the table of what was measured."""
-    from tacit import bench, paths
+    """Measure speed on this machine's CPU."""
+    from tacit import bench
 
-    if options.command == "bench":
-        path = bench.run_benches(quick=options.quick, repeats=options.repeats)
-        print(f"written: {path}" + (" (a quick run measures nothing)" if options.quick else ""))
-    elif options.write:
-        bench.write_bench_table(paths.ROOT / options.write)
-    else:
-        print(bench.bench_table())
+    path = bench.run_benches(quick=options.quick, repeats=options.repeats)
+    print(f"written: {path}" + (" (a quick run measures nothing)" if options.quick else ""))
     return 0
 
 
@@ -367,45 +369,57 @@ def measure_gpu(options: argparse.Namespace) -> int:
     return 0
 
 
+def check_profile(options: argparse.Namespace) -> int:
+    """Check what a profile needs before a long run; 1 where there is a fault."""
+    from tacit import preflight
+
+    checks = preflight.check_profile(options.notebooks, profile=options.profile, overrides=dict(options.p))
+    return 1 if preflight.report(checks) else 0
+
+
+def show_table(options: argparse.Namespace) -> int:
+    """Print the table of findings or of speed, or write it into a page."""
+    from tacit import bench, paths, runner
+
+    if options.bench and options.write:
+        bench.write_bench_table(paths.ROOT / options.write)
+    elif options.bench:
+        print(bench.bench_table())
+    elif options.write:
+        runner.write_table(paths.ROOT / options.write, profile=options.profile)
+    else:
+        print(runner.table([p.stem for p in runner.find_notebooks([])], profile=options.profile))
+    return 0
+
+
+def run_notebooks(options: argparse.Namespace) -> int:
+    """Execute notebooks; 1 when one of them failed."""
+    from tacit import runner
+
+    settings = {"profile": options.profile, "overrides": dict(options.p), "jobs": options.jobs}
+    return 1 if runner.run(options.notebooks, **settings) else 0
+
+
+COMMANDS = {
+    "run": run_notebooks,
+    "check": check_profile,
+    "table": show_table,
+    "synthesize": synthesize_dataset,
+    "finetune": finetune_model,
+    "pretrain": lambda options: pretrain_models(options.models),
+    "posttrain": lambda options: post_train_teacher(),
+    "readiness": lambda options: measure_readiness(options.models),
+    "bench": bench_speed,
+    "gpu": measure_gpu,
+    "scaling": lambda options: measure_scaling(options.sizes),
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 when a notebook failed, 2 for an error that the user can mend."""
+    """Run one command; 0 on success, 1 when a notebook failed or a check found a fault, 2 for an error that the user can mend."""
     options = make_parser().parse_args(arguments)
     try:
-        if options.command == "pretrain":
-            pretrain_models(options.models)
-            return 0
-        if options.command == "posttrain":
-            post_train_teacher()
-            return 0
-        if options.command == "readiness":
-            measure_readiness(options.models)
-            return 0
-        if options.command == "synthesize":
-            synthesize_dataset(options)
-            return 0
-        if options.command == "scaling":
-            measure_scaling(options.sizes)
-            return 0
-        if options.command == "gpu":
-            return measure_gpu(options)
-        if options.command == "finetune":
-            finetune_model(options)
-            return 0
-        if options.command == "bench" or getattr(options, "bench", False):
-            return bench_speed(options)
-        from tacit import paths, runner
-
-        if options.command == "table":
-            if options.write:
-                runner.write_table(paths.ROOT / options.write, profile=options.profile)
-            else:
-                print(runner.table([p.stem for p in runner.find_notebooks([])], profile=options.profile))
-            return 0
-        return (
-            1
-            if runner.run(options.notebooks, profile=options.profile, overrides=dict(options.p), jobs=options.jobs)
-            else 0
-        )
+        return COMMANDS[options.command](options) or 0
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -122,7 +122,8 @@ def weighted_sum(*logits: Tensor, weights: Sequence[float]) -> Tensor:
     return sum(w * z.float() for w, z in zip(weights, logits, strict=True))
 
 
-def _layer_types(config: PreTrainedConfig) -> list[str]:
+def layer_types(config: PreTrainedConfig) -> list[str]:
+    """The kind of cache that each layer needs, as transformers names it: ``full_attention``, ``sliding_attention``, ..."""
     text = config.get_text_config(decoder=True)
     kind = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
     return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)
@@ -137,8 +138,8 @@ class ExpertsConfig(PreTrainedConfig):
 def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
     """Describe the composite of ``models`` so that ``generate`` allocates one cache for all their layers."""
     configs = [m.config.get_text_config(decoder=True) for m in models]
-    types = [kind for config in configs for kind in _layer_types(config)]
-    windows = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in _layer_types(c)}
+    types = [kind for config in configs for kind in layer_types(config)]
+    windows = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in layer_types(c)}
     if len(windows) > 1:
         raise ValueError(f"models with different sliding windows cannot share a cache: {sorted(windows)}")
     first = configs[0]
@@ -183,7 +184,7 @@ class Experts(PreTrainedModel, GenerationMixin):
         """Each model's part of the shared cache (views: their updates are the cache's)."""
         if cache is None:
             return [None] * len(self.experts)
-        counts = [len(_layer_types(m.config)) for m in self.experts]
+        counts = [len(layer_types(m.config)) for m in self.experts]
         ends = [sum(counts[: i + 1]) for i in range(len(counts))]
         if len(cache.layers) < ends[-1]:
             raise ValueError(

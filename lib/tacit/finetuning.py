@@ -11,7 +11,7 @@ from inspect import signature
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import AutocastKwargs, broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -325,6 +325,10 @@ def finetune(
             optimizer_cls_and_kwargs=(MasterAdamW, {"lr": learning_rate}) if optimizer == "adamw-master" else None,
         )
         trainer.remove_callback(PrinterCallback)
+        if (
+            accumulated > 1
+        ):  # else autocast keeps a bf16 copy of every weight through each forward pass: 2 bytes a parameter
+            trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
         if trainer.is_fsdp_enabled:
             if lora is not None:
                 raise TacitError("lora is not sharded here: launch without FSDP (the base model must fit each device)")

@@ -127,17 +127,8 @@ def load_tokenizer(
     return tokenizer
 
 
-def check_pair(
-    expert: PreTrainedModel,
-    amateur: PreTrainedModel,
-    expert_tokenizer: PreTrainedTokenizerBase,
-    amateur_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Raise TacitError, naming the first difference, unless two models can score the same tokens.
-
-    They need the same vocabulary, the same beginning of a sequence and logits of the same width. Their ends may differ, as those of a
-    base model and its chat model often do: the prompt's format and the end of a response are the expert's.
-    """
+def check_vocabularies(expert_tokenizer: PreTrainedTokenizerBase, amateur_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise TacitError, naming the first difference, unless two tokenizers have one vocabulary and begin a sequence the same way."""
     a, b = expert_tokenizer.get_vocab(), amateur_tokenizer.get_vocab()
     for token, index in sorted(a.items(), key=lambda pair: pair[1]):
         if b.get(token) != index:
@@ -155,9 +146,27 @@ def check_pair(
         raise TacitError(
             f"the pair's special tokens differ: bos_token_id is {left} in the expert and {right} in the amateur"
         )
-    left, right = (m.get_output_embeddings().weight.shape[0] for m in (expert, amateur))
-    if left != right:
-        raise TacitError(f"the pair's logits differ in width: {left} in the expert, {right} in the amateur")
+
+
+def check_widths(expert: int, amateur: int) -> None:
+    """Raise TacitError unless two models' logits are of one width."""
+    if expert != amateur:
+        raise TacitError(f"the pair's logits differ in width: {expert} in the expert, {amateur} in the amateur")
+
+
+def check_pair(
+    expert: PreTrainedModel,
+    amateur: PreTrainedModel,
+    expert_tokenizer: PreTrainedTokenizerBase,
+    amateur_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Raise TacitError, naming the first difference, unless two models can score the same tokens.
+
+    They need the same vocabulary, the same beginning of a sequence and logits of the same width. Their ends may differ, as those of a
+    base model and its chat model often do: the prompt's format and the end of a response are the expert's.
+    """
+    check_vocabularies(expert_tokenizer, amateur_tokenizer)
+    check_widths(*(m.get_output_embeddings().weight.shape[0] for m in (expert, amateur)))
 
 
 def load_pair(

@@ -45,6 +45,14 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
     return chosen
 
 
+def choose_notebooks(names: Sequence[str], *, profile: str) -> list[Path]:
+    """``find_notebooks``; without ``names``, every notebook that the profile has parameters for (all, where it has none)."""
+    chosen = find_notebooks(names)
+    if names:
+        return chosen
+    return [path for path in chosen if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()] or chosen
+
+
 def plan(notebooks: Sequence[Path], *, profile: str, overrides: dict[str, str]) -> list[tuple[Path, dict[str, Any]]]:
     """Every notebook with its complete, checked parameters; raises TacitError before anything runs.
 
@@ -242,10 +250,7 @@ def run(names: Sequence[str], *, profile: str, overrides: dict[str, str], jobs: 
     if jobs < 1:
         raise TacitError(f"--jobs must be at least 1, not {jobs}")
     folder = f"{profile}-custom" if overrides else profile
-    chosen = find_notebooks(names)
-    if not names:
-        chosen = [path for path in chosen if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()] or chosen
-    planned = plan(chosen, profile=profile, overrides=overrides)
+    planned = plan(choose_notebooks(names, profile=profile), profile=profile, overrides=overrides)
     waiting = {path: expected_seconds(path, profile) for path, _ in planned}
     jobs, failed = min(jobs, len(planned)), []
     say(f"{len(planned)} notebooks, {jobs} at a time{_time_left(waiting.values(), jobs)}")
