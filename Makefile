@@ -13,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 # and use huge pages for it, where Linux offers them on request: 3 to 12% less.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: help findings test pretrain posttrain readiness lab bench gpu table format lint clean
+.PHONY: help findings test verify pretrain posttrain readiness lab bench gpu table format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ findings: $(VENV)/stamp ## execute every notebook at the micro scale and print t
 
 test: $(VENV)/stamp ## run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+
+verify: $(VENV)/stamp ## check the committed outputs against the commits that they name
+	$(RUN) -m tacit verify --profile micro
 
 pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain
@@ -57,8 +60,8 @@ lint: $(VENV)/stamp ## check code and notebooks, changing nothing
 	$(VENV)/bin/ruff check lib tests notebooks
 	$(VENV)/bin/ruff format --check lib tests notebooks
 
-clean: ## empty the cache of trained models and generations (checkpoints of a pretraining stay)
-	rm -rf .cache/entries .cache/failed .cache/locks
+clean: ## empty the cache of trained models and generations (checkpoints of a pretraining stay); not during a run
+	rm -rf .cache/entries .cache/failed .cache/locks outputs/*/.staging-* outputs/.*.lock
 
 $(VENV)/stamp: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tacit needs Python 3.11 or newer; none was found (set PYTHON=...)"; exit 1; }

@@ -36,6 +36,10 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as for run; all of the profile by default")
     check.add_argument("--profile", default="micro", help="the folder of params/ to use (default: micro)")
     check.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as for run")
+    verify = commands.add_parser(
+        "verify", help="check a profile's outputs: executed to their end, clean, and made from what their commits hold"
+    )
+    verify.add_argument("--profile", default="micro", help="the folder of params/ and outputs/ (default: micro)")
     table = commands.add_parser("table", help="print the table of findings from the outputs")
     table.add_argument("--profile", default="micro")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
@@ -377,6 +381,13 @@ def check_profile(options: argparse.Namespace) -> int:
     return 1 if preflight.report(checks) else 0
 
 
+def verify_outputs(options: argparse.Namespace) -> int:
+    """Check a profile's outputs; 1 where there is a fault."""
+    from tacit import verify
+
+    return 1 if verify.report(options.profile) else 0
+
+
 def show_table(options: argparse.Namespace) -> int:
     """Print the table of findings or of speed, or write it into a page."""
     from tacit import bench, paths, runner
@@ -403,6 +414,7 @@ def run_notebooks(options: argparse.Namespace) -> int:
 COMMANDS = {
     "run": run_notebooks,
     "check": check_profile,
+    "verify": verify_outputs,
     "table": show_table,
     "synthesize": synthesize_dataset,
     "finetune": finetune_model,

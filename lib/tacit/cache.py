@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def full_key(key: dict[str, Any]) -> dict[str, Any]:
 
 def _valid(entry: Path, key: dict[str, Any]) -> bool:
     try:
-        record = json.loads((entry / "entry.json").read_text())
+        record = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return record.get("key") == key and record.get("content") == provenance.tree_hash(entry / "content")
@@ -42,8 +41,8 @@ def _valid(entry: Path, key: dict[str, Any]) -> bool:
 def cached_folder(key: dict[str, Any], make: Callable[[Path], None]) -> Path:
     """The folder that ``make`` fills for ``key``, from the cache or made now.
 
-    ``make`` fills a temporary folder, which is moved into place whole: a killed run leaves no entry. Of two runs
-    that want the same entry at once one makes it and the other waits.
+    ``make`` fills a folder beside the entry, which is moved into place whole: a killed run leaves no entry, and what it
+    had made is removed by the next that wants the same one. Of two runs that want it at once one makes it and the other waits.
     """
     key = json.loads(json.dumps(full_key(key)))
     entry = paths.cache_root() / "entries" / fingerprint(key)[:32]
@@ -55,12 +54,13 @@ def cached_folder(key: dict[str, Any], make: Callable[[Path], None]) -> Path:
     with FileLock(locks / f"{entry.name}.lock"):
         if _valid(entry, key):  # made while we waited
             return entry / "content"
-        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=entry.parent))
+        temporary = entry.with_name(f".making-{entry.name}")  # one at a time, by the lock
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
         try:
-            (temporary / "content").mkdir()
+            (temporary / "content").mkdir(parents=True)
             make(temporary / "content")
             record = {"key": key, "content": provenance.tree_hash(temporary / "content")}
-            (temporary / "entry.json").write_text(json.dumps(record))
+            (temporary / "entry.json").write_text(json.dumps(record), encoding="utf-8")
             shutil.rmtree(entry, ignore_errors=True)  # an entry that does not match its key or content
             temporary.rename(entry)
         finally:
@@ -72,9 +72,9 @@ def cached_json(key: dict[str, Any], make: Callable[[], Any]) -> Any:
     """The JSON value that ``make`` returns for ``key``, from the cache or made now."""
 
     def fill(folder: Path) -> None:
-        (folder / "value.json").write_text(json.dumps(make(), ensure_ascii=False))
+        (folder / "value.json").write_text(json.dumps(make(), ensure_ascii=False), encoding="utf-8")
 
-    return json.loads((cached_folder(key, fill) / "value.json").read_text())
+    return json.loads((cached_folder(key, fill) / "value.json").read_text(encoding="utf-8"))
 
 
 def cached_model(key: dict[str, Any], make: Callable[[], tuple[PreTrainedModel, Any]]) -> tuple[PreTrainedModel, Any]:
@@ -85,9 +85,9 @@ def cached_model(key: dict[str, Any], make: Callable[[], tuple[PreTrainedModel, 
         model, record = make()
         with without_progress_bars():
             model.save_pretrained(folder)
-        (folder / "record.json").write_text(json.dumps(record))
+        (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
         made.append(model)
 
     folder = cached_folder(key, fill)
     model = made[0] if made else load_model(str(folder), dtype="auto")
-    return model, json.loads((folder / "record.json").read_text())
+    return model, json.loads((folder / "record.json").read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -33,16 +34,22 @@ def read_instructions(path: Path) -> Dataset:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TacitError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
             raise TacitError(f'{path}, line {number}: needs an object with a text under "instruction"')
         if not isinstance(row.setdefault("response", ""), str):
             raise TacitError(f'{path}, line {number}: "response" must be a text')
+        try:
+            (row["instruction"] + row["response"]).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TacitError(f"{path}, line {number}: half of a surrogate pair is no text ({error.reason})") from None
         if "id" not in row:
             name = fingerprint([row["instruction"], row["response"]])[:16]
             repeats[name] += 1
             row["id"] = name if repeats[name] == 1 else f"{name}-{repeats[name]}"
+        elif isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
+            raise TacitError(f'{path}, line {number}: "id" must be a text or a whole number')
         rows.append(row)
     if not rows:
         raise TacitError(f"{path} holds no instructions")
@@ -51,7 +58,10 @@ def read_instructions(path: Path) -> Dataset:
         if row["id"] in seen:
             raise TacitError(f"{path}: id {row['id']!r} occurs twice; ids must be unique")
         seen.add(row["id"])
-    return Dataset.from_list(rows)
+    try:
+        return Dataset.from_list(rows)
+    except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException) as error:
+        raise TacitError(f"{path}: its rows do not make a table, a column must be of one kind: {error}") from None
 
 
 def blank_instructions(examples: Dataset) -> Dataset:

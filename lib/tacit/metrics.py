@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
+from tacit import paths
 from tacit.errors import TacitError
 
-NUMBER = {"type": "number"}
+NUMBER = {"type": "number", "minimum": -1e15, "maximum": 1e15}
 RESULT = {
     "type": "object",
     "properties": {
@@ -61,11 +61,17 @@ SCHEMA = {
 
 
 def validate_metrics(record: Any, *, name: str) -> None:
-    """Raise TacitError, saying where, unless ``record`` is a valid metrics record with ordered intervals."""
+    """Raise TacitError, saying where, unless ``record`` is a valid metrics record with ordered intervals.
+
+    It must be what a JSON file in UTF-8 can hold: no NaN, no infinite number, no half of a surrogate pair.
+    """
     try:
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
         jsonschema.validate(record, SCHEMA)
     except jsonschema.ValidationError as error:
         raise TacitError(f"{name} is not a metrics file: at {error.json_path}: {error.message}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TacitError(f"{name} is not a metrics file: {error}") from None
     for row in record["results"]:
         if not row["low"] <= row["value"] <= row["high"]:
             raise TacitError(f"{name}: {row['arm']}, {row['metric']}: the value lies outside its interval")
@@ -75,10 +81,7 @@ def validate_metrics(record: Any, *, name: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON value whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    paths.write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_metrics(path: str | Path, record: dict) -> None:
@@ -92,7 +95,7 @@ def read_metrics(path: str | Path) -> dict:
     """Read and validate a metrics file; raises TacitError when it is missing or malformed."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TacitError(f"cannot read metrics {path}: {error}") from None
     validate_metrics(record, name=str(path))
     return record

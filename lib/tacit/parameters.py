@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,19 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """A mapping, as SafeLoader makes it; raises ConstructorError for a repeated key."""
-        keys = [key.value for key, _ in node.value]
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands twice", twice.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError, saying why, where it has none or a key stands twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except Exception as error:  # a date with a 13th month, a tag without its kind of value: many kinds, one meaning
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def read_params(profile: str, notebook: str) -> dict[str, Any]:
@@ -127,12 +136,12 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
         raise TacitError(f"unknown profile {profile!r}: there are {known}")
     path = folder / f"{notebook}.yaml"
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TacitError(
             f"profile {profile!r} has no parameters for {notebook}: params/{profile}/{notebook}.yaml is missing"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise TacitError(f"cannot read params/{profile}/{notebook}.yaml: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise TacitError(f"params/{profile}/{notebook}.yaml must map parameter names to values")
@@ -142,9 +151,11 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
 def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> dict[str, Any]:
     """``values`` checked against the notebook at ``path``: every parameter there, none unknown, each of its type.
 
-    Ints given for floats become floats. Raises TacitError naming the first offending parameter.
+    Ints given for floats become floats. Raises TacitError naming the first offending parameter; also for one that the
+    manifest, a JSON file in UTF-8, could not hold: an infinite number, half of a surrogate pair.
     """
     declared = notebook_parameters(path)
+    values = dict(values)
     unknown = [name for name in values if name not in declared]
     if unknown:
         raise TacitError(f"{where}: unknown parameter {unknown[0]!r}; {path.name} has {', '.join(declared)}")
@@ -153,4 +164,9 @@ def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> di
         raise TacitError(f"{where}: parameter {missing[0]!r} is missing; a profile is a complete set")
     for name, value in values.items():
         check_value(declared[name], value, where=where)
-    return {n: float(v) if declared[n].annotation == "float" else v for n, v in values.items()}
+        try:
+            values[name] = float(value) if declared[name].annotation == "float" else value
+            json.dumps(values[name], allow_nan=False, ensure_ascii=False).encode("utf-8")
+        except (ValueError, OverflowError) as error:
+            raise TacitError(f"{where}: parameter {name} cannot be written down: {error}") from None
+    return values

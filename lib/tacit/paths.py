@@ -1,4 +1,4 @@
-"""Where things lie in the repository, anchored on this file (never on the working directory)."""
+"""Where things lie in the repository, anchored on this file (never on the working directory), and writing them whole."""
 
 import os
 from pathlib import Path
@@ -19,6 +19,20 @@ def cache_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """A path from a parameters file: absolute, or relative to the repository's root."""
     return Path(path) if Path(path).is_absolute() else ROOT / path
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file so that it is either there with all of ``text`` or as it was, in UTF-8.
+
+    What a full disk or an interrupt leaves half-written beside it is removed.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def output_folder(output: str) -> Path:

@@ -260,7 +260,7 @@ def save_base_model(
     model = trainer.model.to(torch.bfloat16)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    (partial / "world.json").write_text(world.to_json())
+    (partial / "world.json").write_text(world.to_json(), encoding="utf-8")
     curve = [{k: r[k] for k in ("step", "loss", "eval_loss") if k in r} for r in trainer.state.log_history]
     curve = [r for r in curve if len(r) > 1]
     n_parameters = sum(p.numel() for p in model.parameters())

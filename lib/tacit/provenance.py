@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -15,14 +17,17 @@ from tacit import paths
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "papermill", "numpy", "scipy", "seaborn")
 
 
-def _git(*arguments: str) -> str | None:
+def _git_bytes(*arguments: str, given: bytes = b"") -> bytes | None:
+    settings = {"cwd": paths.ROOT, "input": given, "capture_output": True, "timeout": 20, "check": True}
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=20, check=True
-        )
+        return subprocess.run(["git", *arguments], **settings).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+
+
+def _git(*arguments: str) -> str | None:
+    done = _git_bytes(*arguments)
+    return None if done is None else done.decode("utf-8", "replace").strip()
 
 
 def commit() -> str:
@@ -43,10 +48,45 @@ def file_hash(path: Path) -> str:
 
 def tree_hash(folder: Path, pattern: str = "*") -> str:
     """SHA-256 over the names and contents of the files below ``folder`` that match ``pattern``."""
+    files = (p for p in folder.rglob(pattern) if p.is_file() and "__pycache__" not in p.parts)
+    return _hash_of({path.relative_to(folder).as_posix(): file_hash(path) for path in files})
+
+
+def _hash_of(files: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob(pattern) if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\0".encode())
+    for name in sorted(files, key=lambda name: name.split("/")):
+        digest.update(f"{name}\0{files[name]}\0".encode())
     return digest.hexdigest()
+
+
+def known_commit(commit: str) -> bool:
+    """Does git know this commit, named by its 40 hex digits, in the checkout here?"""
+    return bool(re.fullmatch("[0-9a-f]{40}", commit)) and _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
+def file_hash_at(commit: str, path: Path) -> str | None:
+    """``file_hash`` of a file below the repository's root as ``commit`` holds it; None where it does not."""
+    content = _git_bytes("cat-file", "blob", f"{commit}:./{path.relative_to(paths.ROOT).as_posix()}")
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def library_hash_at(commit: str) -> str | None:
+    """``library_hash`` as it is for who runs ``commit``: over the Python files of its ``lib/tacit``. None where git fails."""
+    folder = paths.LIBRARY.relative_to(paths.ROOT).as_posix()
+    listed = _git_bytes("ls-tree", "-r", "-z", commit, f"{folder}/")
+    if listed is None:
+        return None
+    lines = [line.partition("\t") for line in listed.decode().split("\0") if line.endswith(".py")]
+    objects = {name.removeprefix(f"{folder}/"): described.split()[2] for described, _, name in lines}
+    rest = _git_bytes("cat-file", "--batch", given="".join(f"{o}\n" for o in objects.values()).encode())
+    if rest is None:
+        return None
+    hashes = {}
+    for name in objects:  # of each object a line "<object> blob <size>", its content and a line's end
+        header, _, rest = rest.partition(b"\n")
+        size = int(header.split()[2])
+        hashes[name], rest = hashlib.sha256(rest[:size]).hexdigest(), rest[size + 1 :]
+    return _hash_of(hashes)
 
 
 _LIBRARY_HASH = tree_hash(paths.LIBRARY, "*.py")  # at import: what this process runs, whatever is edited later

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tacit import paths
 from tacit.errors import TacitError
 
 
@@ -16,4 +17,4 @@ def replace_between(path: Path, start: str, end: str, text: str) -> None:
     _, found_end, after = rest.partition(end)
     if not (found_start and found_end):
         raise TacitError(f"{path.name} has no markers {start} and {end} to write between")
-    path.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    paths.write_whole(path, f"{before}{start}\n{text}\n{end}{after}")

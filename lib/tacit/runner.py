@@ -7,24 +7,26 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-import yaml
+from filelock import FileLock
 
 from tacit import paths, provenance
 from tacit.errors import TacitError
 from tacit.metrics import find_result, read_metrics, write_metrics
-from tacit.parameters import complete_parameters, notebook_parameters, read_params
+from tacit.parameters import complete_parameters, notebook_parameters, read_params, read_yaml
 from tacit.readme import replace_between
 
 Say = Callable[[str], None]
@@ -61,8 +63,8 @@ def plan(notebooks: Sequence[Path], *, profile: str, overrides: dict[str, str]) 
     parsed = {}
     for name, text in overrides.items():
         try:
-            parsed[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            parsed[name] = read_yaml(text)
+        except ValueError:
             raise TacitError(f"-p {name}: {text!r} is not a YAML value") from None
     planned, used = [], set()
     for path in notebooks:
@@ -110,7 +112,8 @@ def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
             kernel_name="python3",
             progress_bar=False,
             cwd=source.parent,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # its warning on local sockets says nothing to a reader
+            # Its warning on local sockets, and its traceback when Ctrl-C ends it, say nothing to a reader.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
         last = [line for line in str(error).splitlines() if line.strip()][-1]
@@ -154,6 +157,30 @@ def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str) -> 
     }
 
 
+def promote(staging: Path, target: Path) -> None:
+    """Move every file of ``staging`` into ``target``, all or none: a full disk or an interrupt puts back what was there.
+
+    Of two runs that promote to the same folder at once one waits, so that a notebook, its metrics and its figures are
+    always those of one run. Raises OSError.
+    """
+    files = sorted(path for path in staging.iterdir() if path.is_file())
+    with FileLock(target.parent / f".{target.name}.lock"):
+        earlier = Path(tempfile.mkdtemp(dir=staging))
+        for path in files:
+            if (target / path.name).exists():
+                shutil.copy2(target / path.name, earlier)
+        try:
+            for path in files:
+                os.replace(path, target / path.name)
+        except BaseException:
+            for path in files:
+                if (earlier / path.name).exists():
+                    os.replace(earlier / path.name, target / path.name)
+                elif not path.exists():  # moved, and new there
+                    (target / path.name).unlink(missing_ok=True)
+            raise
+
+
 def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str, folder: str) -> dict[str, Any]:
     """Execute one notebook and promote its outputs to ``outputs/<folder>/``; returns its metrics record.
 
@@ -175,15 +202,16 @@ def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str, fold
             _clean(executed, source)
             record["manifest"] = manifest | {"wall_seconds": round(time.monotonic() - started, 1)}
             write_metrics(staging / f"{source.stem}.json", record)
-        except TacitError:
+        except (TacitError, OSError) as error:
             with suppress(OSError):  # a full disk must not hide the failure itself
                 failed = paths.cache_root() / "failed"
                 failed.mkdir(parents=True, exist_ok=True)
                 shutil.copy(executed, failed / source.name)
-            raise
+            if isinstance(error, TacitError):
+                raise
+            raise TacitError(f"cannot write the outputs of {source.name}: {error}") from error
         try:
-            for path in sorted(staging.iterdir()):
-                os.replace(path, paths.OUTPUTS / folder / path.name)
+            promote(staging, paths.OUTPUTS / folder)
         except OSError as error:
             raise TacitError(f"cannot move the outputs of {source.name} into outputs/{folder}: {error}") from error
     return record
@@ -192,8 +220,9 @@ def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str, fold
 def expected_seconds(source: Path, profile: str) -> float | None:
     """How long the notebook took last time in this profile, from its manifest; None when unknown."""
     try:
-        return json.loads((paths.OUTPUTS / profile / f"{source.stem}.json").read_text())["manifest"]["wall_seconds"]
-    except (OSError, ValueError, KeyError):
+        text = (paths.OUTPUTS / profile / f"{source.stem}.json").read_text(encoding="utf-8")
+        return float(json.loads(text)["manifest"]["wall_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -202,9 +231,41 @@ def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _limit_threads(n: int) -> None:
-    """Give the kernels of this process ``n`` threads each, so that jobs do not fight over the cores."""
-    os.environ["OMP_NUM_THREADS"] = str(n)
+def _prepare_worker(threads: int) -> None:
+    """Give the kernels of this process ``threads`` threads each, so that jobs do not fight over the cores; end it with its parent."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _stop(signum: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: a second must not cut the cleaning short
+    raise KeyboardInterrupt
+
+
+def _work(path: Path, parameters: dict[str, Any], *, profile: str, folder: str) -> tuple[TacitError | None, float]:
+    """``_outcome`` in a worker. SIGTERM ends the kernel, removes the staging folder, then ends the process."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _outcome(path, parameters, profile=profile, folder=folder)
+    except KeyboardInterrupt:
+        os._exit(130)  # not back to the pool, which would hand this process the next notebook
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _interrupts_ignored():
+    """Processes started meanwhile ignore Ctrl-C, which a terminal sends to them too: it is for this one to end them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _results(
@@ -219,8 +280,10 @@ def _results(
     order = sorted(planned, key=lambda item: -(expected_seconds(item[0], profile) or float("inf")))
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_limit_threads, initargs=(threads,)) as pool:
-        running = {pool.submit(_outcome, path, p, profile=profile, folder=folder): path for path, p in order}
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_worker, initargs=(threads,))
+    try:
+        with _interrupts_ignored():
+            running = {pool.submit(_work, path, p, profile=profile, folder=folder): path for path, p in order}
         for future in as_completed(running):
             try:
                 yield running[future], *future.result()
@@ -230,6 +293,12 @@ def _results(
                     TacitError(f"its process ended before it did: {type(error).__name__}: {error}"),
                     0.0,
                 )
+    except BaseException:  # Ctrl-C, or an error of the caller, who will not ask for the rest
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _outcome(path: Path, parameters: dict[str, Any], *, profile: str, folder: str) -> tuple[TacitError | None, float]:
@@ -254,13 +323,14 @@ def run(names: Sequence[str], *, profile: str, overrides: dict[str, str], jobs: 
     waiting = {path: expected_seconds(path, profile) for path, _ in planned}
     jobs, failed = min(jobs, len(planned)), []
     say(f"{len(planned)} notebooks, {jobs} at a time{_time_left(waiting.values(), jobs)}")
-    for i, (path, failure, seconds) in enumerate(_results(planned, profile=profile, folder=folder, jobs=jobs), start=1):
-        del waiting[path]
-        left = _time_left(waiting.values(), jobs) if waiting else ""
-        say(f"[{i}/{len(planned)}] {path.stem}: {'FAILED' if failure else 'done'} in {minutes(seconds)}{left}")
-        if failure:
-            failed.append(path.stem)
-            say(f"    {failure}")
+    with closing(_results(planned, profile=profile, folder=folder, jobs=jobs)) as results:
+        for i, (path, failure, seconds) in enumerate(results, start=1):
+            del waiting[path]
+            left = _time_left(waiting.values(), jobs) if waiting else ""
+            say(f"[{i}/{len(planned)}] {path.stem}: {'FAILED' if failure else 'done'} in {minutes(seconds)}{left}")
+            if failure:
+                failed.append(path.stem)
+                say(f"    {failure}")
     say("")
     say(table([path.stem for path, _ in planned], profile=folder, failed=failed))
     return len(failed)

@@ -3,13 +3,14 @@
 Model text is never given to ``exec`` or ``eval``: it is parsed, and a tree walker evaluates the few
 node types below on plain integers, booleans, strings and lists. There are no attributes, imports,
 comprehensions, lambdas, format strings, keyword arguments or builtins beyond ``CALLS``; steps,
-integers and sequence lengths are bounded.
+nesting, integers and sequence lengths are bounded.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ MAX_STEPS = 2_000
 MAX_INT = 10**12
 MAX_LENGTH = 1_000
 MAX_SOURCE = 2_000
+MAX_DEPTH = 100  # of the tree; below what Python parses and walks wherever this is called from
 
 BINARY = {
     ast.Add: operator.add,
@@ -162,7 +164,11 @@ def parse_function(source: str, *, name: str) -> ast.FunctionDef:
     if len(source) > MAX_SOURCE:
         raise RestrictedError("program too long")
     try:
-        body = ast.parse(source).body
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # Python's on a text such as "\\d", which is the model's and not the reader's affair
+            body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RestrictedError(f"does not parse: {error}") from None
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef) or body[0].name != name:
@@ -171,6 +177,11 @@ def parse_function(source: str, *, name: str) -> ast.FunctionDef:
     extras = arguments.posonlyargs or arguments.kwonlyargs or arguments.vararg or arguments.kwarg
     if extras or arguments.defaults or body[0].decorator_list or any(a.annotation for a in arguments.args):
         raise RestrictedError("only plain positional arguments are permitted")
+    level: list[ast.AST] = [body[0]]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise RestrictedError("nested too deep")
     return body[0]
 
 
