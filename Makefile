@@ -48,9 +48,9 @@ gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outp
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part decoding --pair llama2-7b $(GPU)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part training $(GPU)
 
-table: $(VENV)/stamp ## write the tables of findings and of speed into README.md from outputs/
+table: $(VENV)/stamp ## write the tables of findings and of speed into README.md and docs/speed.md from outputs/
 	$(RUN) -m tacit table --profile micro --write README.md
-	$(RUN) -m tacit table --bench --write README.md
+	$(RUN) -m tacit table --bench --write docs/speed.md
 
 format: $(VENV)/stamp ## format code and notebooks
 	$(VENV)/bin/ruff check --fix lib tests notebooks

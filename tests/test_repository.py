@@ -41,6 +41,23 @@ def test_lock_pyproject_and_environment_agree():
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
     python = next(line for line in conda if line.startswith("python=")).removeprefix("python=")
     assert Requirement(f"python{project['project']['requires-python']}").specifier.contains(f"{python}.0")
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert container["image"] == f"python:{python}"
+    made = re.fullmatch(r"make (\.venv/stamp)", container["postCreateCommand"])[1]
+    rule = re.search(r"^\$\(VENV\)/stamp: (.*)\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "VENV := .venv\n" in (ROOT / "Makefile").read_text() and made == ".venv/stamp"
+    assert "requirements.lock" in rule[1].split()
+    assert "-r requirements.lock" in rule[2] and "-e ." in rule[2]
+
+
+def test_every_locked_version_runs_on_the_environments_python():
+    from importlib import metadata
+
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(str(line).removeprefix("python=") for line in environment["dependencies"] if "python=" in str(line))
+    for name in locked():
+        wanted = metadata.metadata(name)["Requires-Python"]
+        assert wanted is None or Requirement(f"python{wanted}").specifier.contains(f"{python}.99"), (name, wanted)
 
 
 def test_the_lock_is_complete():
@@ -145,7 +162,7 @@ def test_readme_shows_the_tables_of_the_outputs():
     text = (ROOT / "README.md").read_text()
     assert "<!-- table:micro -->" in text
     assert verify.table_faults("micro") == []
-    assert bench.bench_table() in text
+    assert bench.bench_table() in (ROOT / "docs/speed.md").read_text()
 
 
 def test_readiness_records_are_those_of_the_parameters():

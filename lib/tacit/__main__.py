@@ -26,7 +26,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--profile", default="micro", help="the folder of params/ to use (default: micro)")
     run.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="override one parameter (YAML)"
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="override one parameter (YAML); 0,0.5,1 for a number, or [A, B] for a text, runs each value and draws the curve",
     )
     run.add_argument("--jobs", type=int, default=1, help="notebooks at a time, each with its share of the cores")
     check = commands.add_parser(
@@ -35,11 +40,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="as for run; all of the profile by default")
     check.add_argument("--profile", default="micro", help="the folder of params/ to use (default: micro)")
-    check.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as for run")
+    check.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="as for run, one value"
+    )
     verify = commands.add_parser(
         "verify", help="check a profile's outputs: executed to their end, clean, and made from what their commits hold"
     )
     verify.add_argument("--profile", default="micro", help="the folder of params/ and outputs/ (default: micro)")
+    params = commands.add_parser(
+        "params", help="list notebooks' parameters: type, default, meaning, each profile's value"
+    )
+    params.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="a name or number; all by default")
+    compare = commands.add_parser(
+        "compare", help="show two runs side by side, with the differences that are beyond their intervals"
+    )
+    compare.add_argument("a", metavar="A.json", help="a metrics file, such as outputs/micro/01_response_tuning.json")
+    compare.add_argument("b", metavar="B.json", help="another")
+    new = commands.add_parser("new", help="begin a notebook of your own, with parameters for smoke and micro")
+    new.add_argument("name", metavar="NAME", help="two digits and words, such as 12_my_finding")
     table = commands.add_parser("table", help="print the table of findings from the outputs")
     table.add_argument("--profile", default="micro")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
@@ -171,7 +189,10 @@ def add_finetune(commands) -> None:
 
 
 def read_template(given: str | None) -> str | None:
-    """The chat template of a ``--chat-template`` option: ``tulu``, a file's content, or None."""
+    """The chat template of a ``--chat-template`` option: ``tulu``, a file's content, or None.
+
+    Raises TacitError for a file that cannot be read.
+    """
     from pathlib import Path
 
     from tacit.chat import tulu_template
@@ -185,7 +206,10 @@ def read_template(given: str | None) -> str | None:
 
 
 def finetune_model(options: argparse.Namespace) -> None:
-    """Run ``tune_checkpoint`` with the command's options, in every process that accelerate launched."""
+    """Run ``tune_checkpoint`` with the command's options, in every process that accelerate launched.
+
+    Raises TacitError for --lora-alpha without --lora-r, and for an example without a response.
+    """
     from tacit.checkpoints import tune_checkpoint
     from tacit.synthesis import load_instructions, source_name
 
@@ -267,7 +291,10 @@ def recipes() -> dict[str, dict]:
 
 
 def pretrain_models(names: list[str]) -> None:
-    """Pretrain micro models anew: the three committed ones by default, ``readiness`` for all of finding 6's."""
+    """Pretrain micro models anew: the three committed ones by default, ``readiness`` for all of finding 6's.
+
+    Raises TacitError for an unknown model.
+    """
     from tacit import paths
     from tacit.pretraining import pretrain
 
@@ -313,7 +340,10 @@ def post_train_teacher() -> None:
 
 
 def measure_readiness(names: list[str]) -> None:
-    """Pretrain finding 6's base models where they are missing and measure each with the notebook's micro parameters."""
+    """Pretrain finding 6's base models where they are missing and measure each with the notebook's micro parameters.
+
+    Raises TacitError for an unknown model.
+    """
     from tacit import evaluation, paths, readiness
     from tacit.metrics import write_json
     from tacit.parameters import read_params
@@ -405,16 +435,42 @@ def show_table(options: argparse.Namespace) -> int:
 
 def run_notebooks(options: argparse.Namespace) -> int:
     """Execute notebooks; 1 when one of them failed."""
-    from tacit import runner
+    from tacit import sweeps
 
     settings = {"profile": options.profile, "overrides": dict(options.p), "jobs": options.jobs}
-    return 1 if runner.run(options.notebooks, **settings) else 0
+    return 1 if sweeps.run(options.notebooks, **settings) else 0
+
+
+def list_parameters(options: argparse.Namespace) -> None:
+    """Print what the notebooks' parameters are."""
+    from tacit import parameters, runner
+
+    print("\n\n".join(map(parameters.describe_parameters, runner.find_notebooks(options.notebooks))))
+
+
+def show_comparison(options: argparse.Namespace) -> None:
+    """Print two runs side by side."""
+    from tacit import comparison
+
+    print(comparison.compare_runs(options.a, options.b))
+
+
+def begin_notebook(options: argparse.Namespace) -> None:
+    """Write a new notebook from the template, and say what was written."""
+    from tacit import templates
+
+    for path in templates.begin_notebook(options.name):
+        print(f"written: {path}")
+    print(f"next: .venv/bin/python -m tacit run {options.name} --profile smoke; CONTRIBUTING.md has the steps")
 
 
 COMMANDS = {
     "run": run_notebooks,
     "check": check_profile,
     "verify": verify_outputs,
+    "params": list_parameters,
+    "compare": show_comparison,
+    "new": begin_notebook,
     "table": show_table,
     "synthesize": synthesize_dataset,
     "finetune": finetune_model,

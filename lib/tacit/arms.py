@@ -104,7 +104,10 @@ def cached_responses(
     make_processors=None,
     **settings,
 ) -> list[Response]:
-    """``generate_responses``, kept in the cache. ``rules_key`` must say what ``make_processors`` does."""
+    """``generate_responses``, kept in the cache. ``rules_key`` must say what ``make_processors`` does.
+
+    Raises ValueError unless both are given or neither.
+    """
     if (rules_key is None) != (make_processors is None):
         raise ValueError("give rules_key and make_processors together")
     key = {

@@ -420,7 +420,7 @@ def bench_rules(
 ) -> list[dict[str, Any]]:
     """The three rules: batched with a key-value cache against one prompt at a time without.
 
-    A last processor, the same in both arms, forbids the end tokens, so that every response has the full length.
+    A last processor, the same in both arms, forbids the end tokens, so that every response has the full length. Raises TacitError where one has not.
     """
     prompts = draw_examples(world, split="test", n=sizes["prompts"], seed=0)["instruction"]
     rules = make_rules(tokenizer, uniform_tokens=UNIFORM, allow_unresolved=True)
@@ -737,7 +737,10 @@ def bench_files(folder: Path) -> list[Path]:
 
 
 def bench_table(folder: Path | None = None) -> str:
-    """A Markdown table of the results in ``outputs/bench`` (or ``folder``), one row per device and bench."""
+    """A Markdown table of the results in ``outputs/bench`` (or ``folder``), one row per device and bench.
+
+    Raises TacitError where there are none.
+    """
     folder = folder or bench_folder(quick=False)
     records = [read_bench(path) for path in bench_files(folder)]
     if not records:

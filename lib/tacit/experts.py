@@ -115,7 +115,7 @@ def weighted_sum(*logits: Tensor, weights: Sequence[float]) -> Tensor:
     """Sum of the models' logits, each with its weight; float32 scores [..., V] out.
 
     DExperts (Liu et al. 2021) is base, expert, anti-expert with weights (1, a, -a); proxy-tuning (Liu et
-    al. 2024) is large base, small tuned, small base with weights (1, 1, -1).
+    al. 2024) is large base, small tuned, small base with weights (1, 1, -1). Raises ValueError for another number of weights than of models.
     """
     if len(weights) != len(logits):
         raise ValueError(f"{len(logits)} models need as many weights, not {len(weights)}")
@@ -149,7 +149,10 @@ class ExpertsConfig(PreTrainedConfig):
 
 
 def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
-    """Describe the composite of ``models`` so that ``generate`` allocates one cache for all their layers."""
+    """Describe the composite of ``models`` so that ``generate`` allocates one cache for all their layers.
+
+    Raises ValueError for sliding windows of different widths, which cannot share a cache.
+    """
     configs = [m.config.get_text_config(decoder=True) for m in models]
     types = [kind for config in configs for kind in layer_types(config)]
     windows = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in layer_types(c)}
@@ -194,7 +197,10 @@ class Experts(PreTrainedModel, GenerationMixin):
         self.eval()
 
     def slices(self, cache: Cache | None) -> list[Cache | None]:
-        """Each model's part of the shared cache (views: their updates are the cache's)."""
+        """Each model's part of the shared cache (views: their updates are the cache's).
+
+        Raises ValueError for a cache with another number of layers.
+        """
         if cache is None:
             return [None] * len(self.experts)
         counts = [len(layer_types(m.config)) for m in self.experts]
@@ -220,7 +226,10 @@ class Experts(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """Run every model on ``input_ids`` and combine their logits. Takes no labels."""
+        """Run every model on ``input_ids`` and combine their logits. Takes no labels.
+
+        Raises ValueError where a cache is wanted and none is given.
+        """
         if use_cache and past_key_values is None:
             raise ValueError("pass a cache made from the composite's config, or use_cache=False")
         logits = [

@@ -102,6 +102,8 @@ def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
             hint = f" (YAML reads {value} as a text: write a point before the exponent, such as 2.0e-5)"
         except ValueError:
             hint = ""
+        if "list" in parameter.annotation:
+            hint = f" (a list is written [{value}])"
     raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
 
 
@@ -125,15 +127,17 @@ def read_yaml(text: str) -> Any:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
+def profiles() -> list[str]:
+    """The names of the profiles: the folders of ``params/`` with parameters of notebooks, in order."""
+    others = ("accelerate",)  # files of a launcher
+    return sorted(p.name for p in paths.PARAMS.iterdir() if any(p.glob("*.yaml")) and p.name not in others)
+
+
 def read_params(profile: str, notebook: str) -> dict[str, Any]:
     """The values in ``params/<profile>/<notebook>.yaml``; raises TacitError when there are none."""
     folder = paths.PARAMS / profile
     if not folder.is_dir():
-        others = ("accelerate",)  # files of a launcher
-        known = ", ".join(
-            sorted(p.name for p in paths.PARAMS.iterdir() if any(p.glob("*.yaml")) and p.name not in others)
-        )
-        raise TacitError(f"unknown profile {profile!r}: there are {known}")
+        raise TacitError(f"unknown profile {profile!r}: there are {', '.join(profiles())}")
     path = folder / f"{notebook}.yaml"
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
@@ -170,3 +174,38 @@ def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> di
         except (ValueError, OverflowError) as error:
             raise TacitError(f"{where}: parameter {name} cannot be written down: {error}") from None
     return values
+
+
+def as_yaml(value: Any) -> str:
+    """A parameter's value in one line of YAML, as it may stand after ``-p NAME``; every text is quoted."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{as_yaml(key)}: {as_yaml(item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(as_yaml, value)) + "]"
+        case float():  # 1.0e-05, where JSON's 1e-05 is a text to YAML
+            return yaml.safe_dump(value).split("\n")[0]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def describe_parameters(path: Path) -> str:
+    """A page on the parameters of the notebook at ``path``: type, default, meaning, and each profile's value.
+
+    Profiles with the same value stand together; one that has no parameters for the notebook is left out. Values are written as
+    ``-p`` takes them. Raises TacitError for a malformed notebook or parameters file.
+    """
+    declared = notebook_parameters(path)
+    known = [name for name in profiles() if (paths.PARAMS / name / f"{path.stem}.yaml").exists()]
+    values = {
+        name: complete_parameters(path, read_params(name, path.stem), where=f"params/{name}/{path.stem}.yaml")
+        for name in known
+    }
+    lines = [f"{path.stem}: {len(declared)} parameters, profiles {', '.join(known) or 'none'}"]
+    for name, parameter in declared.items():
+        lines += ["", f"{name}: {parameter.annotation} = {as_yaml(parameter.default)}"]
+        lines += [f"    {parameter.meaning}"] * bool(parameter.meaning)
+        alike: dict[str, list[str]] = {}
+        for profile in known:
+            alike.setdefault(as_yaml(values[profile][name]), []).append(profile)
+        lines += [f"    {', '.join(group)}: {text}" for text, group in alike.items()]
+    return "\n".join(lines)

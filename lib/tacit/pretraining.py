@@ -41,7 +41,10 @@ HELD_OUT_SEED = 1_000_003  # documents of this seed are never trained on
 
 
 def make_config(architecture: str, tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> PreTrainedConfig:
-    """A small causal LM's configuration: ``llama`` or ``gpt2``, heads of 64 dimensions, tied embeddings."""
+    """A small causal LM's configuration: ``llama`` or ``gpt2``, heads of 64 dimensions, tied embeddings.
+
+    Raises TacitError for another architecture.
+    """
     tokens = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,

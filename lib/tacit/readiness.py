@@ -68,6 +68,7 @@ def measure_base(
     Arms: the base model in the chat format; in a format of its corpus (questions under ``Q:``); under the rules; and tuned on ``n_train``
     examples, one model per seed: on responses alone, on the ``narrow`` task, on all instructions. What can be fitted is fitted for each
     base model on validation prompts: the rules' weights (``fit_rules``) and each arm's epochs. ``settings`` are ``finetune``'s.
+    Raises TacitError without verifiers.
     """
     if not bench.verified:
         raise TacitError("readiness is measured with verifiers: give a world")

@@ -30,10 +30,14 @@ from tacit.parameters import complete_parameters, notebook_parameters, read_para
 from tacit.readme import replace_between
 
 Say = Callable[[str], None]
+Planned = tuple[Path, dict[str, Any], str]  # a notebook, its complete parameters, its folder of outputs/
 
 
 def find_notebooks(names: Sequence[str]) -> list[Path]:
-    """The notebooks called ``names`` (with or without ``.ipynb``, or their number), or all, in order."""
+    """The notebooks called ``names`` (with or without ``.ipynb``, or their number), or all, in order.
+
+    Raises TacitError for a name that no notebook has.
+    """
     everything = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
     if not names:
         return everything
@@ -268,22 +272,23 @@ def _interrupts_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-def _results(
-    planned: Sequence[tuple[Path, dict[str, Any]]], *, profile: str, folder: str, jobs: int
-) -> Iterator[tuple[Path, TacitError | None, float]]:
-    """Run the planned notebooks, ``jobs`` at a time, and yield each as it ends, with its failure and its seconds."""
+def _results(planned: Sequence[Planned], *, profile: str, jobs: int) -> Iterator[tuple[int, TacitError | None, float]]:
+    """Run the planned notebooks, ``jobs`` at a time, and yield each one's place among them as it ends, its failure and its seconds."""
     if jobs == 1:
-        for path, parameters in planned:
-            yield path, *_outcome(path, parameters, profile=profile, folder=folder)
+        for i, (path, parameters, folder) in enumerate(planned):
+            yield i, *_outcome(path, parameters, profile=profile, folder=folder)
         return
     # The longest first: the last to end is then a short one, and a model that two notebooks share is made by one of them.
-    order = sorted(planned, key=lambda item: -(expected_seconds(item[0], profile) or float("inf")))
+    order = sorted(range(len(planned)), key=lambda i: -(expected_seconds(planned[i][0], profile) or float("inf")))
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_worker, initargs=(threads,))
     try:
         with _interrupts_ignored():
-            running = {pool.submit(_work, path, p, profile=profile, folder=folder): path for path, p in order}
+            running = {}
+            for i in order:
+                path, parameters, folder = planned[i]
+                running[pool.submit(_work, path, parameters, profile=profile, folder=folder)] = i
         for future in as_completed(running):
             try:
                 yield running[future], *future.result()
@@ -310,29 +315,43 @@ def _outcome(path: Path, parameters: dict[str, Any], *, profile: str, folder: st
     return failure, time.monotonic() - started
 
 
+def run_planned(planned: Sequence[Planned], *, profile: str, jobs: int = 1, say: Say = print) -> list[int]:
+    """Run notebooks with their parameters into their folders of ``outputs/``, ``jobs`` at a time, and say how far it is.
+
+    Returns the places in ``planned`` of those that failed. Raises TacitError for fewer jobs than one.
+    """
+    if jobs < 1:
+        raise TacitError(f"--jobs must be at least 1, not {jobs}")
+    waiting = {i: expected_seconds(path, profile) for i, (path, _, _) in enumerate(planned)}
+    jobs, failed = min(jobs, len(planned)), []
+    say(f"{len(planned)} notebooks, {jobs} at a time{_time_left(waiting.values(), jobs)}")
+    with closing(_results(planned, profile=profile, jobs=jobs)) as results:
+        for done, (i, failure, seconds) in enumerate(results, start=1):
+            del waiting[i]
+            path, _, folder = planned[i]
+            name = ", ".join([path.stem, *folder.split("/")[1:]])
+            left = _time_left(waiting.values(), jobs) if waiting else ""
+            say(f"[{done}/{len(planned)}] {name}: {'FAILED' if failure else 'done'} in {minutes(seconds)}{left}")
+            if failure:
+                failed.append(i)
+                say(f"    {failure}")
+    return failed
+
+
 def run(names: Sequence[str], *, profile: str, overrides: dict[str, str], jobs: int = 1, say: Say = print) -> int:
     """Run notebooks with a profile's parameters, ``jobs`` at a time, and print the table; returns how many failed.
 
     A run with ``overrides`` writes to ``outputs/<profile>-custom``: what a profile's folder holds is always
     the result of the profile's own parameters. Without ``names``, every notebook that the profile has parameters for.
     """
-    if jobs < 1:
-        raise TacitError(f"--jobs must be at least 1, not {jobs}")
     folder = f"{profile}-custom" if overrides else profile
-    planned = plan(choose_notebooks(names, profile=profile), profile=profile, overrides=overrides)
-    waiting = {path: expected_seconds(path, profile) for path, _ in planned}
-    jobs, failed = min(jobs, len(planned)), []
-    say(f"{len(planned)} notebooks, {jobs} at a time{_time_left(waiting.values(), jobs)}")
-    with closing(_results(planned, profile=profile, folder=folder, jobs=jobs)) as results:
-        for i, (path, failure, seconds) in enumerate(results, start=1):
-            del waiting[path]
-            left = _time_left(waiting.values(), jobs) if waiting else ""
-            say(f"[{i}/{len(planned)}] {path.stem}: {'FAILED' if failure else 'done'} in {minutes(seconds)}{left}")
-            if failure:
-                failed.append(path.stem)
-                say(f"    {failure}")
+    planned = [
+        (path, parameters, folder)
+        for path, parameters in plan(choose_notebooks(names, profile=profile), profile=profile, overrides=overrides)
+    ]
+    failed = [planned[i][0].stem for i in run_planned(planned, profile=profile, jobs=jobs, say=say)]
     say("")
-    say(table([path.stem for path, _ in planned], profile=folder, failed=failed))
+    say(table([path.stem for path, _, _ in planned], profile=folder, failed=failed))
     return len(failed)
 
 
@@ -342,7 +361,7 @@ def _time_left(guesses: Collection[float | None], jobs: int) -> str:
     return f"; about {minutes(max(sum(guesses) / jobs, *guesses, 0))} left"
 
 
-def table(stems: Sequence[str], *, profile: str, failed: Sequence[str] = ()) -> str:
+def table(stems: Sequence[str], *, profile: str, failed: Collection[str] = ()) -> str:
     """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``; ``failed`` runs are marked."""
     rows = ["| finding | claim holds | main number, 95% interval | paper |", "|---|---|---|---|"]
     for stem in stems:

@@ -131,7 +131,10 @@ def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:
 
 
 def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
-    """Head to head per seed and prompt: 1 where ours scores higher, 0 where lower, half for a tie."""
+    """Head to head per seed and prompt: 1 where ours scores higher, 0 where lower, half for a tie.
+
+    Raises ValueError for arms of different shapes.
+    """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"both arms need the same seeds and prompts: {a.shape} and {b.shape}")

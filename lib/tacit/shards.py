@@ -162,7 +162,10 @@ def shard_files(out: Path, n: int) -> list[Path]:
 
 
 def environments(out: Path, indices: Iterable[int]) -> list[dict[str, str]]:
-    """What made these shards, each once, in the order of ``indices``: as noted with each, else with the parameters."""
+    """What made these shards, each once, in the order of ``indices``: as noted with each, else with the parameters.
+
+    Raises TacitError for records that cannot be read.
+    """
     found: list[dict[str, str]] = []
     try:
         noted = json.loads((out / "synthesis.json").read_text("utf-8")).get("made_with", [])

@@ -108,7 +108,10 @@ def split_of(family: str, item: Item) -> str:
 
 
 def draw_item(world: World, family: str, rng: random.Random, *, split: str | None) -> Item:
-    """Draw an item of ``split`` (any, if None) by rejection."""
+    """Draw an item of ``split`` (any, if None) by rejection.
+
+    Raises ValueError where ten thousand draws find none.
+    """
     for _ in range(10_000):
         item = FAMILIES[family].draw(world, rng)
         if split is None or split_of(family, item) == split:

@@ -73,7 +73,10 @@ class World:
         return "both" if share < 0.62 else "base" if share < 0.87 else "student"
 
     def holding(self, side: str) -> World:
-        """The same world, whose corpus holds only the facts of ``side`` (``base`` or ``student``) and of both."""
+        """The same world, whose corpus holds only the facts of ``side`` (``base`` or ``student``) and of both.
+
+        Raises ValueError for another side.
+        """
         if side not in ("base", "student"):
             raise ValueError(f"side must be 'base' or 'student', not {side!r}")
         return replace(self, held=frozenset(k for k in self.facts if self.side(*k) in ("both", side)))
@@ -107,7 +110,10 @@ class World:
 
 
 def read_world(path: str | Path) -> World:
-    """The world in a checkpoint's ``world.json`` (a path, absolute or relative to the repository)."""
+    """The world in a checkpoint's ``world.json`` (a path, absolute or relative to the repository).
+
+    Raises TacitError for a file that is missing or malformed.
+    """
     try:
         return World.from_json(resolve(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,70 @@
+"""A notebook of one's own, begun from ``notebooks/template/finding.ipynb``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from tacit import paths
+from tacit.errors import TacitError
+from tacit.parameters import as_yaml, notebook_parameters, read_notebook
+
+# What the template's micro run does beyond its defaults, half a minute on two cores; a finding of one's own chooses its own values.
+MICRO = {"seeds": [1, 2, 3], "n_train": 160, "n_test": 96, "epochs": [2], "batch_size": 8, "output": "outputs/micro"}
+
+
+def fill_notebook(template: Path, *, name: str) -> nbformat.NotebookNode:
+    """The template with ``{{name}}`` and ``{{title}}`` filled in and ids for its cells; without outputs."""
+    number, words = int(name[:2]), name[3:].replace("_", " ")
+    notebook = read_notebook(template)
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"{number:02d}-{i:02d}"
+        cell.source = cell.source.replace("{{name}}", name)
+        cell.source = cell.source.replace("{{title}}", f"{number}. {words[0].upper()}{words[1:]}")
+    return notebook
+
+
+def write_values(path: Path, values: Mapping[str, Any], *, comment: str) -> None:
+    """Write a parameters file: a comment, then one value a line."""
+    lines = [f"# {comment}", *(f"{name}: {as_yaml(value)}" for name, value in values.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def begin_notebook(name: str) -> list[Path]:
+    """Write ``notebooks/<name>.ipynb``, its parameters for ``smoke`` and ``micro``, and its row in ``params/README.md``.
+
+    The notebook runs as it stands: it tunes a model on one task and compares it with its base model, to be replaced. Returns the paths
+    written to, relative to the repository. Raises TacitError, writing nothing, for a name that is not two digits and lower-case words
+    with ``_`` between them, a number that another notebook has, and files that are already there.
+    """
+    if not re.fullmatch(r"\d\d(_[a-z0-9]+)+", name):
+        raise TacitError(f"a notebook's name is two digits and lower-case words, such as 12_my_finding, not {name!r}")
+    taken = next((p for p in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if p.stem.split("_")[0] == name[:2]), None)
+    if taken is not None:
+        free = 1 + max(int(p.stem[:2]) for p in paths.NOTEBOOKS.glob("*.ipynb") if p.stem[:2].isdigit())
+        raise TacitError(f"the number {name[:2]} is {taken.stem}'s; {free:02d} is free")
+    source = paths.NOTEBOOKS / f"{name}.ipynb"
+    files = {profile: paths.PARAMS / profile / f"{name}.yaml" for profile in ("smoke", "micro")}
+    there = next((path for path in files.values() if path.exists()), None)
+    if there is not None:
+        raise TacitError(f"{there.relative_to(paths.ROOT)} is there already, from another notebook: move it away")
+    readme = paths.PARAMS / "README.md"
+    lines = readme.read_text(encoding="utf-8").split("\n")
+    rows = [i for i, line in enumerate(lines) if re.match(r"\| \d\d_", line)]
+    if not rows:
+        raise TacitError("params/README.md has no table of notebooks and profiles to add a row to")
+    notebook = fill_notebook(paths.NOTEBOOKS / "template" / "finding.ipynb", name=name)
+    nbformat.write(notebook, source)
+    defaults = {key: parameter.default for key, parameter in notebook_parameters(source).items()}
+    write_values(
+        files["smoke"], defaults, comment="Seconds: does it run? The same values as the notebook's own defaults."
+    )
+    write_values(files["micro"], defaults | MICRO, comment="Say here what this run is, and how its values were chosen.")
+    cells = lines[rows[-1]].count("|") - 2
+    lines.insert(rows[-1] + 1, f"| {name} |" + " micro only |" * cells)
+    readme.write_text("\n".join(lines), encoding="utf-8")
+    return [path.relative_to(paths.ROOT) for path in (source, *files.values(), readme)]

@@ -1,0 +1,51 @@
+"""Pages whose commands are run as they stand, in a copy of the repository: page and test cannot drift apart."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = {ROOT: {".git", ".venv", ".cache"}, ROOT / "outputs": {"models", "smoke"}}
+NAME = "12_my_finding"  # what the pages call a notebook that is yet to be written
+
+
+def copy_repository(target):
+    """The repository in ``target``, with the same weights, an empty cache, and a ``.venv/bin/python`` that is this interpreter."""
+
+    def ignore(folder, names):
+        made = {n for n in names if n in ("__pycache__", ".ipynb_checkpoints") or n.endswith((".egg-info", "-custom"))}
+        return made | {n for n in names if n.startswith(".staging-")} | LEFT_OUT.get(Path(folder), set())
+
+    shutil.copytree(ROOT, target, ignore=ignore)
+    (target / "outputs/models").symlink_to(ROOT / "outputs/models")
+    python = target / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return target
+
+
+def free_name(root):
+    """``NAME`` with the next free number: the pages tell their reader to take that."""
+    taken = max(int(path.stem[:2]) for path in (root / "notebooks").glob("*.ipynb"))
+    return f"{taken + 1:02d}{NAME[2:]}"
+
+
+def blocks(page, language):
+    """What stands in a page's fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def perform(root, command, *, timeout=600):
+    """Run a block of shell commands in the copy, stopping at the first that fails; returns what they printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TACIT_", "PYTEST_"))}
+    environment |= {"PYTHONPATH": str(root / "lib"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(root / ".cache/hf")}
+    environment |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(
+        ["sh", "-e", "-c", command], cwd=root, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
