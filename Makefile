@@ -13,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 # and use huge pages for it, where Linux offers them on request: 3 to 12% less.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: help findings test verify pretrain posttrain readiness lab bench gpu table format lint clean
+.PHONY: help findings test verify pretrain posttrain readiness lab bench gpu table site format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outp
 table: $(VENV)/stamp ## write the tables of findings and of speed into README.md and docs/speed.md from outputs/
 	$(RUN) -m tacit table --profile micro --write README.md
 	$(RUN) -m tacit table --bench --write docs/speed.md
+
+site: $(VENV)/stamp ## render the notebooks, cards, parameters, speed and API into site/, executing nothing (opens from disk)
+	HF_HUB_OFFLINE=1 $(RUN) -m tacit site --profile micro
 
 format: $(VENV)/stamp ## format code and notebooks
 	$(VENV)/bin/ruff check --fix lib tests notebooks

@@ -62,6 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
     table.add_argument("--profile", default="micro")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
     table.add_argument("--bench", action="store_true", help="the table of speed ratios from outputs/bench instead")
+    site = commands.add_parser(
+        "site", help="render the executed notebooks as a static site, executing nothing (needs tacit[site])"
+    )
+    site.add_argument("--profile", default="micro", help="the folder of outputs/ to show (default: micro)")
+    site.add_argument("--out", metavar="DIR", help="where the site goes, replacing an earlier one (default: site)")
     pretrain = commands.add_parser("pretrain", help="pretrain a micro model; resumes a killed run")
     pretrain.add_argument(
         "models",
@@ -433,6 +438,14 @@ def show_table(options: argparse.Namespace) -> int:
     return 0
 
 
+def make_site(options: argparse.Namespace) -> None:
+    """Build the static site and say where its front page is."""
+    from tacit import paths
+    from tacit.site import build_site
+
+    print(f"the front page: {build_site(profile=options.profile, out=options.out or paths.ROOT / 'site')}")
+
+
 def run_notebooks(options: argparse.Namespace) -> int:
     """Execute notebooks; 1 when one of them failed."""
     from tacit import sweeps
@@ -472,6 +485,7 @@ COMMANDS = {
     "compare": show_comparison,
     "new": begin_notebook,
     "table": show_table,
+    "site": make_site,
     "synthesize": synthesize_dataset,
     "finetune": finetune_model,
     "pretrain": lambda options: pretrain_models(options.models),

@@ -75,7 +75,7 @@ def teach(
 
 
 def as_responses(data: Dataset) -> list[Response]:
-    """The rows of a synthetic dataset as ``Response``s, for scoring."""
+    """The rows of a synthetic dataset as ``Response`` objects, for scoring."""
     columns = (data[name] for name in ("response", "finish_reason", "response_tokens"))
     return [Response(text or "", reason, n) for text, reason, n in zip(*columns, strict=True)]
 

@@ -16,9 +16,9 @@
 The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. The texts of the others are
 those that Hewitt et al. trained on, as their released ``make_*.py`` write them: recipes list the *cleaned*
 ingredients and leave two blank lines before the steps; chess keeps the header lines ``[WhiteElo "..."]`` and any
-comments among the moves. Both ends are stripped, as their ``finetune.py`` strips every message, so that a recipe starts
-with ``- `` and goes on with `` - ``. Three things differ on purpose: LIMA's 30 multi-turn rows keep their first exchange
-only; CRLF in MBPP's code becomes LF; Alpaca's input always follows a blank line (the converter that the paper forked
+comments among the moves. Both ends are stripped, as their ``finetune.py`` strips every message, so that a recipe's list
+starts with its first dash and every later dash has a space before it. Three things differ on purpose: LIMA's 30 multi-turn
+rows keep their first exchange only; CRLF in MBPP's code becomes LF; Alpaca's input always follows a blank line (the converter that the paper forked
 draws a template at random). This module shuffles nothing, removes no duplicates and knows no tokens or splits.
 """
 
