@@ -54,8 +54,10 @@ def environment_words(made_with: Mapping[str, str]) -> str:
 
 def _fields(card: str | None) -> dict[str, Any]:
     """A card's front matter; nothing if it has none or that is no YAML."""
+    if not (card or "").lstrip().startswith("---"):  # DatasetCard would log a warning
+        return {}
     try:
-        return DatasetCard(card or "", ignore_metadata_errors=True).data.to_dict()
+        return DatasetCard(card, ignore_metadata_errors=True).data.to_dict()
     except (ValueError, TypeError, YAMLError):
         return {}
 

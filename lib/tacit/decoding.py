@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -266,7 +266,7 @@ class Slots:
         """Start ``steps`` tokens, at most ``SEGMENT``, for each of the first ``n`` slots: into ``said``. ``noise`` must be set."""
         if self.graphs is not None and (n, reach) not in self.graphs:
             began = self._clock()
-            with torch.cuda.device(self.device):
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 self.graphs[n, reach] = self._capture(n, reach)
             self.seconds["capture"] += self._clock() - began
         self.step.zero_()
