@@ -11,11 +11,12 @@ project = "Tacit"
 language = "en"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 smartquotes = False
-exclude_patterns = []
+highlight_language = "none"  # of blocks that name none; notebooks name theirs
 
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_dmath_double_inline = True  # notebooks have displayed formulas within paragraphs
 myst_disable_syntax = ["html_block", "html_inline"]  # a page's own HTML is text: the sources need none
 myst_heading_anchors = 3
 

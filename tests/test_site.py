@@ -80,7 +80,9 @@ def make_notebook():
         v4.new_output("error", ename="E", evalue=HOSTILE, traceback=[f"error {HOSTILE}"]),
     ]
     cells = [
-        v4.new_markdown_cell("# Finding 9. A made-up one\n\nWith a formula, $\\tfrac12 \\theta_\\text{post}$."),
+        v4.new_markdown_cell(
+            "# Finding 9. A made-up one\n\nWith a formula, $\\tfrac12 \\theta_\\text{post}$:\n$$p(v) < 1$$\nas `one_paragraph`."
+        ),
         v4.new_code_cell("n: int = 1  # how many", metadata={"tags": ["parameters"]}, execution_count=1),
         v4.new_markdown_cell(
             f"## What it says\n\nA cell with {HOSTILE} in it.\n\n{RAW}\n\n<div onclick='x'>\n{SCRIPT}\n</div>"
@@ -235,6 +237,8 @@ def test_parameters_formulas_and_docstrings_are_there(tiny):
     table = Page(tiny / "parameters/09_made.html").text
     assert re.search(r"parameter meaning type default micro n how many int 1 3", table)
     page = (tiny / "notebooks/09_made.html").read_text()
+    assert len(re.findall(r"<math\b", page)) == 3 and len(re.findall(r'<math\b[^>]*display="block"', page)) == 1
+    assert "$" not in Page(tiny / "notebooks/09_made.html").text.partition("Executed")[0]
     assert re.search(r"<mfrac[^>]*>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", page)
     assert "Something the user can mend" in Page(tiny / "api/tacit.errors.html").text
     assert "Nothing is measured yet" in Page(tiny / "speed.html").text
@@ -255,6 +259,14 @@ def test_an_earlier_site_is_replaced_and_another_folder_is_not(tiny, tmp_path, m
         site.build_site(profile="none", out=old)
     assert (old / "index.html").read_bytes() == (tiny / "index.html").read_bytes()
     assert not list(tmp_path.glob(".site-*"))
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    found = site.importlib.util.find_spec
+    monkeypatch.setattr(site.importlib.util, "find_spec", lambda name: None if name == "furo" else found(name))
+    with pytest.raises(TacitError, match=r"the site needs .*furo.*pip install 'tacit\[site\]'"):
+        site.build_site(profile="micro", out=tmp_path / "site")
+    assert not list(tmp_path.iterdir())
 
 
 def find_browser():

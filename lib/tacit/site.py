@@ -126,6 +126,8 @@ def prepare_notebook(notebook: nbformat.NotebookNode, *, stem: str, record: dict
         if cell.cell_type == "code":
             cell.outputs = safe_outputs(cell.outputs)
             cell.metadata["mystnb"] = {"image": {"alt": describe_figure(cells, index)}}
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.metadata["tags"].append("hide-input")  # the defaults; the next cell has what the run took
     cells.insert(1, nbformat.v4.new_markdown_cell(provenance_line(stem, record), id="executed"))
     notebook.cells = cells
     return notebook
@@ -321,11 +323,8 @@ def copy_pages(sources: Path) -> None:
 def render_pages(sources: Path, out: Path) -> list[str]:
     """Render a folder of page sources to HTML with Sphinx, in a process of its own; returns Sphinx's warnings.
 
-    Raises TacitError where a package is missing or Sphinx fails, with the end of what it said.
+    Raises TacitError where Sphinx fails, with the end of what it said.
     """
-    missing = [name for name in ("sphinx", "myst_nb", "furo", "bleach") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TacitError(f"the site needs {', '.join(missing)}: pip install 'tacit[site]'")
     with tempfile.TemporaryDirectory(prefix="tacit-site-") as work:
         said = Path(work) / "warnings.txt"
         call = [sys.executable, "-m", "sphinx", "-q", "--no-color", "-b", "html", "-c", str(paths.ROOT / "docs")]
@@ -336,12 +335,22 @@ def render_pages(sources: Path, out: Path) -> list[str]:
         return [line.replace(f"{sources}{os.sep}", "") for line in said.read_text("utf-8").splitlines() if line.strip()]
 
 
+def require_packages() -> None:
+    """Raise TacitError where a package of the extra ``site`` is missing."""
+    wanted = ("sphinx", "myst_nb", "furo", "bleach", "markdown_it")
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TacitError(f"the site needs {', '.join(missing)}: pip install 'tacit[site]'")
+
+
 def build_site(*, profile: str, out: str | Path, say: Callable[[str], None] = print) -> Path:
     """Write the site of ``outputs/<profile>/`` into the folder ``out``, whole or not at all; returns its front page.
 
-    A site that is there already is replaced. Raises TacitError where ``out`` is a folder with something else in it, where the
-    profile has no outputs, and where Sphinx fails. Executes no notebook and changes nothing in ``outputs/``.
+    A site that is there already is replaced. Raises TacitError where a package is missing, where ``out`` is a folder with
+    something else in it, where the profile has no outputs, and where Sphinx fails. Executes no notebook and changes nothing
+    in ``outputs/``.
     """
+    require_packages()
     out = Path(out).resolve()
     if out.exists() and not ((out / ".buildinfo").is_file() or (out.is_dir() and not any(out.iterdir()))):
         raise TacitError(f"{out} is there and is no site: choose another --out, or take it away")
