@@ -7,7 +7,11 @@ import torch
 from conftest import CONFIGS, SIZE, make_model
 from tacit.decoding import Slots, decode_rows, fitting_batch
 from tacit.experts import Experts, contrast, contrast_lean
+from tacit.finetuning import collate
 from tacit.generation import generate_responses
+from tacit.models import attention
+from tacit.optimizers import MasterAdamW
+from tacit.packing import VARLEN, collate_packed
 from tacit.sampling import sample_in_blocks
 from test_decoding import COMBINE, draw_prompts, loop, make_pair
 from transformers import LlamaConfig
@@ -105,3 +109,37 @@ def test_the_fitting_batch_stays_within_the_memory_it_was_given(length, graphs):
     options = {"row_ids": [str(i) for i in range(batch)], "limits": [12] * batch, "ends": [], "batch_size": batch}
     needed = peak(lambda: decode_rows(pair, prompts, temperature=1.0, graphs=graphs, **options))
     assert given / 4 < needed < given
+
+
+TRAINED = [
+    {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, -100, 8, 9]},
+    {"input_ids": [3, 4, 11], "labels": [-100, 4, 11]},
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_the_packed_kernel_has_the_gradients_of_padded_rows(kind):
+    model, found = make_model(CONFIGS[kind], seed=0).to("cuda"), []
+    for batch, name in (
+        (collate(TRAINED, pad_token_id=0), "sdpa"),
+        (collate_packed(TRAINED, boundaries=True), VARLEN),
+    ):
+        inputs = {key: value.to("cuda") if torch.is_tensor(value) else value for key, value in batch.items()}
+        with attention(model, name), torch.autocast("cuda", torch.bfloat16):
+            loss = model(**inputs).loss
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
+    assert (found[0] - found[1]).norm() < 0.05 * found[0].norm()
+
+
+def test_a_step_with_float32_copies_is_the_processors():
+    models = [make_model(CONFIGS["llama"], seed=0).to(device, torch.bfloat16) for device in ("cpu", "cuda")]
+    for model in models:
+        optimizer = MasterAdamW(model.parameters(), lr=1e-2)
+        for step in range(3):
+            generator = torch.Generator().manual_seed(step)
+            for weight in model.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator).to(weight)
+            optimizer.step()
+    ours, theirs = (torch.cat([w.detach().float().cpu().flatten() for w in m.parameters()]) for m in models)
+    torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=1e-4)

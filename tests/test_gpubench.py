@@ -142,6 +142,22 @@ def test_repeats_shrink_to_the_budget_and_the_record_says_so(monkeypatch):
     assert record["roofline_share"] == 0.5
 
 
+def test_an_arm_that_runs_out_of_memory_later_keeps_what_it_measured(monkeypatch):
+    runs = iter([{"tokens": 8.0}, None, {"tokens": 8.0}])
+
+    def run(repeat):
+        found = next(runs)
+        if found is None:
+            raise torch.OutOfMemoryError
+        return found
+
+    cell = Cell("A2", run, lengths="fixed", batch=4, measured="all")
+    for _ in range(3):
+        cell.measure(torch.device("cpu"))
+    record = cell.to_record(planned=3, ceiling=None)
+    assert record["repeats"] == 2 and "rate" in record and "failed" not in record
+
+
 def test_an_arm_that_runs_out_of_memory_is_recorded_and_not_tried_again(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(gpubench.time, "perf_counter", lambda: clock[0])

@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -11,8 +12,9 @@ import yaml
 from configs import CONFIGS, PARAMETERS
 from conftest import make_model
 from huggingface_hub import errors
-from tacit import paths, preflight
+from tacit import alpacaeval, paths, preflight
 from tacit.__main__ import main
+from tacit.errors import TacitError
 from tacit.models import without_progress_bars
 from tacit.parameters import read_params
 from tacit.resources import (
@@ -356,17 +358,28 @@ def test_sources_that_name_nothing_are_faults(hub):
 # ---------------------------------------------------------------------------------------------- the judge
 
 
-def test_an_annotator_needs_its_package_and_key(profile, monkeypatch, capsys):
-    profile(judge="alpaca_eval:weighted_alpaca_eval_gpt4_turbo")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    status, lines = check(capsys)
-    assert status == 1
-    assert ["pip install alpaca_eval" in line for line in lines] == [True, False]
-    assert "OPENAI_API_KEY is not set" in lines[1]
-    monkeypatch.setenv("OPENAI_API_KEY", "not a real one")
-    monkeypatch.setattr(preflight, "find_spec", lambda name: name == "alpaca_eval")
+def test_an_annotator_is_looked_for_as_its_package_would(profile, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/configs.yaml").write_text("mine:\n  fn_completions: anthropic_completions\n")
+    profile(judge=f"alpaca_eval:{tmp_path / 'mine'}")
+
+    def no_package():
+        raise TacitError("pip install 'tacit[alpaca]'")
+
+    monkeypatch.setattr(alpacaeval, "_package", no_package)
+    status, [line] = check(capsys)
+    assert status == 1 and "pip install 'tacit[alpaca]'" in line
+    constants = SimpleNamespace(EVALUATORS_CONFIG_DIR=tmp_path / "none", OPENAI_CLIENT_CONFIG_PATH=tmp_path / "none")
+    monkeypatch.setattr(alpacaeval, "_package", lambda: SimpleNamespace(constants=constants))
+    for name in ("OPENAI_API_KEY", "OPENAI_API_KEYS", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    status, [line] = check(capsys)
+    assert status == 1 and "ANTHROPIC_API_KEY" in line
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "not a real one")
     assert check(capsys) == (0, [])
+    profile(judge="alpaca_eval:misspelt")
+    status, [line] = check(capsys)
+    assert status == 1 and "no annotator 'misspelt'" in line
 
 
 def test_a_judge_that_cannot_say_its_verdicts_is_a_fault(profile, tmp_path, capsys):

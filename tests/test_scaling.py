@@ -15,8 +15,6 @@ def test_the_engine_is_measured_on_a_dataset_that_loads(tmp_path):
     assert found["faults"] == 0
     assert rows["id"] == [str(i) for i in range(1_100)]
     assert all(found["seconds"][stage] > 0 for stage in scaling.STAGES)
-    growing = [found["bytes"][stage] for stage in scaling.STAGES]
-    assert growing == sorted(growing)
 
 
 def test_growth_is_measured_in_processes_of_their_own():
@@ -25,6 +23,7 @@ def test_growth_is_measured_in_processes_of_their_own():
     assert [row["rows"] for row in found["sizes"]] == [200, 400]
     assert len(said) == 2
     last = found["sizes"][-1]
+    assert last["bytes"]["gather"] > 0
     assert found["per_row"]["seconds"]["write"] == pytest.approx(last["seconds"]["write"] / 400)
 
 

@@ -59,7 +59,6 @@ def test_a_dry_run_fills_the_record():
     record = measure_training(dry_run=True, budget_s=20, say=said.append)
     assert json.loads(json.dumps(record)) == record
     assert record["dry_run"] is True and record["left_out"] == [] and record["rounds"] >= 1
-    assert record["seconds"] < 20
     arms = {arm["name"]: arm for arm in record["arms"]}
     assert len(arms) == 5
     for arm in arms.values():

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from tacit.errors import TacitError
-from tacit.experts import Experts, lean
+from tacit.experts import Experts, layer_bytes, layer_types, lean
 from tacit.keyed import fraction
 from tacit.kvcache import Place, SlotLayer
 from tacit.sampling import sample_in_blocks, sample_tokens
@@ -57,8 +57,7 @@ def obstacle(model: PreTrainedModel) -> str | None:
     """
     for part in members(model):
         config, name = _config(part), type(part).__name__
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+        if set(layer_types(config)) != {"full_attention"}:
             return f"{name} has layers other than full attention"
         if config.model_type not in KNOWN:
             return f"only {', '.join(KNOWN)} are known to work, not {config.model_type}"
@@ -74,18 +73,20 @@ def obstacle(model: PreTrainedModel) -> str | None:
 
 def cache_bytes(model: PreTrainedModel) -> int:
     """Bytes of keys and values that one token takes in all layers of all models."""
-    total = 0
-    for part in members(model):
-        config = _config(part)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        total += 2 * config.num_hidden_layers * heads * width * part.dtype.itemsize
-    return total
+    return sum(
+        _config(part).num_hidden_layers * layer_bytes(part.config, part.dtype.itemsize) for part in members(model)
+    )
 
 
 def round_up(n: int) -> int:
     """The next multiple of ``ROUND``."""
     return -(-n // ROUND) * ROUND
+
+
+def reach_for(end: int) -> int:
+    """How many places attention reads so that place ``end`` is among them: few different numbers, since each takes a graph of its own."""
+    step = ROUND if end <= 8 * ROUND else 4 * ROUND
+    return -(-end // step) * step
 
 
 def fitting_batch(model: PreTrainedModel, *, prompt_tokens: int, max_new_tokens: int, free_bytes: int) -> int:
@@ -167,7 +168,7 @@ class Slots:
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] | None = None
         if graphs if graphs is not None else self.device.type == "cuda":
             self.graphs, self.pool = {}, torch.cuda.graph_pool_handle()
-        self.slots, self.capacity = slots, round_up(capacity)
+        self.slots, self.capacity, self.last = slots, round_up(capacity), capacity - 1
         self.place = Place(slots=slots, capacity=self.capacity, device=self.device)
         self.caches = [
             Cache(layers=[SlotLayer(self.place) for _ in range(_config(part).num_hidden_layers)]) for part in self.parts
@@ -233,7 +234,7 @@ class Slots:
             token = sample_in_blocks(scores.float(), noise, temperature=self.temperature)
         self.token[:n].copy_(token)
         self.said[:, :n].index_copy_(0, self.step, token[None])
-        self.at[:n].add_(1).clamp_(max=self.capacity - 1)  # rows that have ended go on until the segment does
+        self.at[:n].add_(1).clamp_(max=self.last)  # rows that have ended go on until the segment does
         self.step.add_(1)
 
     def _capture(self, n: int, reach: int) -> torch.cuda.CUDAGraph:
@@ -265,7 +266,8 @@ class Slots:
         """Start ``steps`` tokens, at most ``SEGMENT``, for each of the first ``n`` slots: into ``said``. ``noise`` must be set."""
         if self.graphs is not None and (n, reach) not in self.graphs:
             began = self._clock()
-            self.graphs[n, reach] = self._capture(n, reach)
+            with torch.cuda.device(self.device):
+                self.graphs[n, reach] = self._capture(n, reach)
             self.seconds["capture"] += self._clock() - began
         self.step.zero_()
         for _ in range(steps):
@@ -333,14 +335,14 @@ class Slots:
                 filled = {place: filled[slot] for place, slot in enumerate(slots)}
             steps = min(SEGMENT, max(limits[row] - len(said[row]) for row in filled.values()))
             starts = {row: len(said[row]) for row in filled.values()}
+            began, captured = self._clock(), self.seconds["capture"]
             if self.temperature > 0:  # a segment's noise is sent at once
                 noise = torch.zeros(SEGMENT, self.slots, dtype=torch.float64)
                 for slot, row in filled.items():
                     noise[:, slot] = ahead[row] if row in ahead else _draw_noise(row_ids[row], starts[row], seed=seed)
                 self.noise.copy_(noise)
             end = max(len(prompts[row]) + len(said[row]) for row in filled.values()) + steps
-            reach = min(self.capacity, round_up(end))
-            began, captured = self._clock(), self.seconds["capture"]
+            reach = min(self.capacity, reach_for(end))
             self.run(n, steps, reach)
             if self.temperature > 0:  # that of the next segment is hashed while a GPU works on this one
                 goes_on = [row for row, start in starts.items() if start + steps < limits[row]]

@@ -129,6 +129,19 @@ def layer_types(config: PreTrainedConfig) -> list[str]:
     return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)
 
 
+def head_width(config: PreTrainedConfig) -> int:
+    """The width of one attention head."""
+    text = config.get_text_config(decoder=True)
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def layer_bytes(config: PreTrainedConfig, itemsize: int) -> int:
+    """Bytes of one token's keys and values in one layer, numbers of ``itemsize`` bytes: 2 x heads that have their own x their width."""
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * heads * head_width(text) * itemsize
+
+
 class ExpertsConfig(PreTrainedConfig):
     """The composite's configuration: the first model's tokens and the layers of all, in order."""
 

@@ -143,8 +143,8 @@ def generate_responses(
     ``temperature`` 0 is greedy; above it the noise is keyed by (``seed``, the row's id, step), so that a
     row's text does not depend on batch, order or resumption (up to rounding of the logits); ``ids``
     default to positions. Batches hold prompts of similar length; rows that have ended leave their batch; one that
-    does not fit into memory is halved. ``batch_size`` None is 128, on a GPU as many rows as its free memory takes by
-    ``tacit.decoding.fitting_batch``. ``make_processors`` (see ``tacit.rules``) gets each batch's prompt mask. Works on any model that
+    does not fit into memory is halved. A ``batch_size`` of None is 128, on a GPU as many rows as its free memory takes by
+    ``tacit.decoding.fitting_batch``, which also limits a larger one there. ``make_processors`` (see ``tacit.rules``) gets each batch's prompt mask. Works on any model that
     ``generate`` knows, ``tacit.experts.Experts`` included.
 
     ``static`` decodes in the slots of ``tacit.decoding`` instead of by ``generate``: equal texts, up to rounding. None does so on
@@ -157,12 +157,11 @@ def generate_responses(
     prompts = [encode_prompt(tokenizer, text) for text in instructions]
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
     on_gpu = model.device.type == "cuda"
-    if batch_size is None:
-        batch_size = 128
-        if on_gpu and prompts:
-            longest, free = max(map(len, prompts)), free_memory(model.device)
-            options = {"prompt_tokens": longest, "max_new_tokens": max_new_tokens, "free_bytes": free}
-            batch_size = fitting_batch(model, **options)
+    if on_gpu and prompts:
+        longest, free = max(map(len, prompts)), free_memory(model.device)
+        room = fitting_batch(model, prompt_tokens=longest, max_new_tokens=max_new_tokens, free_bytes=free)
+        batch_size = min(room, batch_size or room)
+    batch_size = batch_size or 128
     if static and make_processors is not None:
         raise TacitError("static=True takes no logits processors: leave static or make_processors out")
     if static if static is not None else on_gpu and make_processors is None and obstacle(model) is None:

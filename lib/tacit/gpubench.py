@@ -362,8 +362,9 @@ class Cell:
         try:
             found = self.run(len(self.rates))
         except torch.OutOfMemoryError:
-            self.record["failed"] = "out of memory"
             found = None
+            if not self.rates:  # later it is one repeat less
+                self.record["failed"] = "out of memory"
         if found is not None:
             self.rates.append(found["tokens"] / (now(device) - began - found.get("compile", 0.0)))
             if found.get("decoding"):
@@ -485,7 +486,7 @@ def measure_decoding(pair: str, *, dry_run: bool, budget_s: float, say: Say = pr
         more = min(512, fitting // 64 * 64)
     else:
         more = 2 * max(fixed["batches"])
-    if more > max(fixed["batches"]):
+    if more not in fixed["batches"] and more > 1:
         groups.append(fixed_cells(more, usual=False))
         run_cells(groups[-1:], device=device, repeats=1, until=until, must=True, say=say)
     best = {}
@@ -607,6 +608,7 @@ def run_part(
     Parts of the same commit, source and device stay; a file of another is begun anew. A part that fails writes nothing.
     """
     out = result_file(dry_run=dry_run) if out is None else Path(out)
+    earlier = read_results(out) if out.exists() else None  # before the measurement: an unreadable one would cost it
     record = {
         "device": provenance.device_name(),
         "dry_run": dry_run,
@@ -622,8 +624,7 @@ def run_part(
         found = {"training": measure_training(dry_run=dry_run, budget_s=budget_s, say=say)}
     else:
         found = {"decoding": {pair: measure_decoding(pair, dry_run=dry_run, budget_s=budget_s, say=say)}}
-    if out.exists():
-        earlier = read_results(out)
+    if earlier is not None:
         if all(earlier[key] == record[key] for key in ("device", "dry_run", "commit", "library_sha256")):
             found = {key: earlier[key] for key in ("decoding", "training", "tests") if key in earlier} | (
                 {"decoding": earlier.get("decoding", {}) | found["decoding"]} if "decoding" in found else found
@@ -690,4 +691,7 @@ def describe(record: dict[str, Any]) -> str:
             lines.append(
                 f"  {pair} {target['name']}: {target['value']:.3g}, {target['bound']} {target['target']:g}: {verdict}"
             )
+    for target in record.get("training", {}).get("targets", []):
+        value, verdict = target["value"], {True: "met", False: "missed", None: "not decided"}[target["met"]]
+        lines.append(f"  training {target['name']}: {value}, at least {target['target']}: {verdict}")
     return "\n".join(lines)

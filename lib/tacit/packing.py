@@ -10,6 +10,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, DataCollatorWithFlattening, PreTrainedModel
 
 from tacit.errors import TacitError
+from tacit.experts import head_width
 from tacit.instructions import IGNORED
 
 VARLEN = "tacit_varlen"  # the name under which transformers knows ``varlen_attention``
@@ -80,7 +81,7 @@ AttentionInterface.register(VARLEN, varlen_attention)
 def has_varlen(model: PreTrainedModel, *, autocast: bool) -> bool:
     """Whether ``varlen_attention`` can stand in for ``model``'s fused attention: CUDA, 16-bit, no soft caps, heads up to 256 wide."""
     config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = head_width(config)
     capped = getattr(config, "attn_logit_softcapping", None) or getattr(config, "attention_dropout", 0)
     short = autocast or model.dtype in (torch.bfloat16, torch.float16)
     plain = model.config._attn_implementation == "sdpa" and model._supports_flash_attn

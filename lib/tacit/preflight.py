@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoConfig
 
 from tacit import paths, runner
+from tacit.alpacaeval import find_annotator
 from tacit.errors import TacitError
 from tacit.evaluation import split_source
 from tacit.judges import verdict_tokens
@@ -203,18 +202,14 @@ def check_two(expert: str, amateur: str, sizes: Mapping[str, Size]) -> Check:
 
 
 def check_judge(judge: str, reachable: bool) -> Iterator[Check]:
-    """Can the judge be asked? A local model by its template and tokens; an annotator of alpaca_eval by its package and key."""
+    """Can the judge be asked? A local model by its template and tokens; an annotator of alpaca_eval as that package would look for it."""
     what = f"judge {judge}"
     if judge.startswith(ANNOTATOR):
-        if find_spec("alpaca_eval") is None:
-            yield Check("fault", what, "the package alpaca_eval is not installed: pip install alpaca_eval")
-        if not os.environ.get("OPENAI_API_KEY"):
-            text = (
-                "OPENAI_API_KEY is not set: export it, or the key that the annotator's configuration reads in its place"
-            )
-            yield Check("fault", what, text)
-        else:
-            yield Check("ok", what, "OPENAI_API_KEY is set (not tried: that would cost money)")
+        try:
+            find_annotator(judge.removeprefix(ANNOTATOR))
+            yield Check("ok", what, "its configuration and key are here (not tried: that would cost money)")
+        except TacitError as error:
+            yield Check("fault", what, str(error))
     elif reachable:
         try:
             verdict_tokens(_tokenizer(judge))
@@ -337,7 +332,8 @@ def check_profile(names: Sequence[str], *, profile: str, overrides: dict[str, st
         yield Check(
             *(("ok", f"world {world}", "a file") if there else ("fault", f"world {world}", "there is no such file"))
         )
-    pairs = [(values.get("expert"), values.get("amateur", values.get("base"))) for values in everything]
+    named = [dict(reversed(find_models(values))) for values in everything]
+    pairs = [(models.get("expert"), models.get("amateur", models.get("base"))) for models in named]
     for pair in dict.fromkeys(pairs):
         if all(name in sizes for name in pair):
             yield check_two(*pair, sizes)

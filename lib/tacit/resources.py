@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
-from tacit.experts import layer_types
+from tacit.experts import layer_bytes, layer_types
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ANNOTATOR = "alpaca_eval:"  # a judge that is an annotator of that package, and no model to load
@@ -47,12 +47,10 @@ def kv_cache_bytes(config: PreTrainedConfig, *, rows: int, tokens: int, dtype: s
     Layers with a sliding window keep no more tokens than it holds. What an allocator adds is not counted.
     """
     text = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kept = sum(
         tokens if kind == "full_attention" else min(tokens, text.sliding_window or tokens) for kind in layer_types(text)
     )
-    return 2 * heads * width * kept * rows * BYTES[dtype]
+    return layer_bytes(text, BYTES[dtype]) * kept * rows
 
 
 def training_bytes(size: Size, *, dtype: str, micro_batch: int, max_length: int) -> int:

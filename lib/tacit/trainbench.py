@@ -44,9 +44,9 @@ TINY = LLAMA2_7B | {
 FULL_SIZES = {"length": 2_048, "rows": 16, "lima_rows": 32, "micro": 8, "kept_micro": 1, "product": 8_192}
 DRY_SIZES = {"length": 96, "rows": 4, "lima_rows": 16, "micro": 4, "kept_micro": 2, "product": 256}
 DATASHEET = {
-    "H100": 989e12,
+    "H100 80GB HBM3": 989e12,
     "H200": 989e12,
-}  # NVIDIA's dense bf16 tensor-core FLOP/s (SXM), by a word of the device's name
+}  # NVIDIA's dense bf16 tensor-core FLOP/s of the SXM boards, by a part of the device's name
 LIMA = {"mean": 750, "sigma": 0.85, "prompt": 0.1}
 REPEATS = 5
 FORMULA = (
