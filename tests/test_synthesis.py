@@ -553,6 +553,15 @@ def test_the_card_names_sources_and_no_absolute_path(pair, tmp_path, instruction
     assert synthesis.source_name("alpaca:tatsu-lab/alpaca[:9]") == "alpaca:tatsu-lab/alpaca[:9]"
 
 
+def test_a_first_card_is_written_without_a_warning(pair, tmp_path, monkeypatch):
+    from huggingface_hub import repocard
+
+    said = []
+    monkeypatch.setattr(repocard.logger, "warning", said.append)
+    synthesize(**pair, instructions=INSTRUCTIONS[:2], out=tmp_path / "new", **OPTIONS)
+    assert said == []
+
+
 def test_the_card_says_that_instructions_were_given_in_python_unless_named(pair, whole, tmp_path):
     assert "| instructions | `given in Python` (`" in (whole[0] / "README.md").read_text()
     run(pair, tmp_path / "out", INSTRUCTIONS[:2], instructions_name="two of mine")
