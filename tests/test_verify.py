@@ -124,6 +124,11 @@ def test_a_later_library_is_a_note_and_no_fault(repository, capsys):
     assert line.endswith("lib/ has changed since")
 
 
+def test_another_comment_on_a_parameter_is_no_fault(repository, capsys):
+    edit_notebook(repository, lambda n: n.cells[1].update(source=n.cells[1].source + "  # where"), "notebooks/n1.ipynb")
+    assert verified(capsys, 0) == []
+
+
 def cell(number, **changes):
     return lambda root: edit_notebook(root, lambda notebook: notebook.cells[number].update(changes))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from yaml import YAMLError
 
 DATA = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
@@ -54,8 +55,8 @@ def environment_words(made_with: Mapping[str, str]) -> str:
 
 def _fields(card: str | None) -> dict[str, Any]:
     """A card's front matter; nothing if it has none or that is no YAML."""
-    if not (card or "").lstrip().startswith("---"):  # DatasetCard would log a warning
-        return {}
+    if card is None or not REGEX_YAML_BLOCK.search(card):
+        return {}  # DatasetCard would warn, in the midst of a notebook
     try:
         return DatasetCard(card, ignore_metadata_errors=True).data.to_dict()
     except (ValueError, TypeError, YAMLError):

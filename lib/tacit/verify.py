@@ -66,14 +66,22 @@ def _injected_values(cell: nbformat.NotebookNode) -> dict[str, Any]:
     return values
 
 
+def _story(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    """Kinds and sources of the cells that say what is done; not those of parameters, whose values the manifest has."""
+    tagged = {"parameters", "injected-parameters"}
+    return [(cell.cell_type, cell.source) for cell in notebook.cells if not tagged & {*cell.metadata.get("tags", [])}]
+
+
 def source_faults(
     executed: nbformat.NotebookNode, source: nbformat.NotebookNode, *, parameters: Any, name: str
 ) -> list[str]:
-    """Whether an executed notebook is ``source`` with one cell more, which sets ``parameters``."""
+    """Whether an executed notebook has the cells of ``source`` and one more, which sets ``parameters``.
+
+    The cell of the defaults may differ, in a comment for example: the injected one sets every parameter anew.
+    """
     injected = [cell for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", [])]
-    rest = [(cell.cell_type, cell.source) for cell in executed.cells if cell not in injected]
     faults = []
-    if rest != [(cell.cell_type, cell.source) for cell in source.cells]:
+    if _story(executed) != _story(source):
         faults.append(f"{name} is not the notebook in notebooks/: their cells differ")
     try:
         if len(injected) != 1 or _injected_values(injected[0]) != parameters:
