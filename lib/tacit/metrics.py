@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from tacit.errors import TacitError
+
+Validate = Callable[..., None]  # of a record and its ``name``
 
 NUMBER = {"type": "number"}
 RESULT = {
@@ -60,12 +63,17 @@ SCHEMA = {
 }
 
 
+def check_schema(record: Any, schema: dict[str, Any], *, name: str, what: str) -> None:
+    """Raise TacitError, saying where, unless ``record``, read from ``name``, is ``what`` the JSON schema describes."""
+    try:
+        jsonschema.validate(record, schema)
+    except jsonschema.ValidationError as error:
+        raise TacitError(f"{name} is not {what}: at {error.json_path}: {error.message}") from None
+
+
 def validate_metrics(record: Any, *, name: str) -> None:
     """Raise TacitError, saying where, unless ``record`` is a valid metrics record with ordered intervals."""
-    try:
-        jsonschema.validate(record, SCHEMA)
-    except jsonschema.ValidationError as error:
-        raise TacitError(f"{name} is not a metrics file: at {error.json_path}: {error.message}") from None
+    check_schema(record, SCHEMA, name=name, what="a metrics file")
     for row in record["results"]:
         if not row["low"] <= row["value"] <= row["high"]:
             raise TacitError(f"{name}: {row['arm']}, {row['metric']}: the value lies outside its interval")
@@ -81,6 +89,24 @@ def write_json(path: str | Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+def write_record(path: Path, record: dict[str, Any], *, validate: Validate) -> Path:
+    """Write ``record`` whole or not at all, after ``validate(record, name=...)``, into a folder that is made for it."""
+    validate(record, name=path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return path
+
+
+def read_record(path: Path, *, validate: Validate, what: str = "") -> dict[str, Any]:
+    """Read a JSON record and ``validate(record, name=...)`` it; raises TacitError, also for a file that is missing or no JSON."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {error}") from None
+    validate(record, name=str(path))
+    return record
+
+
 def write_metrics(path: str | Path, record: dict) -> None:
     """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all."""
     record = {"manifest": {}} | record
@@ -90,12 +116,7 @@ def write_metrics(path: str | Path, record: dict) -> None:
 
 def read_metrics(path: str | Path) -> dict:
     """Read and validate a metrics file; raises TacitError when it is missing or malformed."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TacitError(f"cannot read metrics {path}: {error}") from None
-    validate_metrics(record, name=str(path))
-    return record
+    return read_record(Path(path), what="metrics", validate=validate_metrics)
 
 
 def find_result(record: dict, *, arm: str, metric: str) -> dict | None:
