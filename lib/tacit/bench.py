@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import statistics
 import tempfile
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import torch
 from datasets import Dataset
 from transformers import (
@@ -47,7 +45,7 @@ from tacit.generation import (
     plain_options,
 )
 from tacit.instructions import IGNORED, encode_examples
-from tacit.metrics import write_json
+from tacit.metrics import check_schema, read_record, write_record
 from tacit.microworld.examples import draw_examples
 from tacit.microworld.world import World, read_world
 from tacit.models import load_model, load_tokenizer
@@ -702,10 +700,7 @@ def _target(bench: dict[str, Any]) -> str:
 
 def validate_bench(record: Any, *, name: str) -> None:
     """Raise TacitError, saying where, unless ``record`` is a valid bench record whose parts agree."""
-    try:
-        jsonschema.validate(record, SCHEMA)
-    except jsonschema.ValidationError as error:
-        raise TacitError(f"{name} is not a bench file: at {error.json_path}: {error.message}") from None
+    check_schema(record, SCHEMA, name=name, what="a bench file")
     for bench in record["benches"]:
         if not bench["ratio_min"] <= bench["ratio"] <= bench["ratio_max"]:
             raise TacitError(f"{name}: {bench['name']}: the ratio lies outside its range")
@@ -715,20 +710,12 @@ def validate_bench(record: Any, *, name: str) -> None:
 
 def write_bench(path: Path, record: dict[str, Any]) -> Path:
     """Validate ``record`` and write it whole or not at all."""
-    validate_bench(record, name=path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
-    return path
+    return write_record(path, record, validate=validate_bench)
 
 
 def read_bench(path: Path) -> dict[str, Any]:
     """Read and validate a bench file; raises TacitError when it is missing or malformed."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TacitError(f"cannot read bench {path}: {error}") from None
-    validate_bench(record, name=path.name)
-    return record
+    return read_record(path, what="bench", validate=validate_bench)
 
 
 def bench_files(folder: Path) -> list[Path]:

@@ -13,7 +13,6 @@ its place. Only tokens up to a row's length count. The two models are of one sha
 from __future__ import annotations
 
 import gc
-import json
 import math
 import statistics
 import subprocess
@@ -27,7 +26,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import jsonschema
 import torch
 from scipy import stats
 from torch import Tensor
@@ -36,35 +34,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LogitsProcessorList,
 from tacit import paths, provenance
 from tacit.bench import ALPHA, BETA, AmateurContrast, Say, bench_folder, device_slug, grow_without_cache
 from tacit.decoding import Slots, cache_bytes, fitting_batch, free_memory, members
+from tacit.devices import LLAMA2_7B, LLAMA31_8B, measure_copy, measure_product, now
 from tacit.errors import TacitError
 from tacit.experts import Experts, contrast
 from tacit.generation import pad_left
-from tacit.metrics import write_json
+from tacit.metrics import check_schema, read_record, write_record
 
 Rows = list[list[int]]
 PAD = 0
-SHAPE = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "tie_word_embeddings": False}
-PAIRS = {  # the models' published shapes; weights are drawn
-    "llama3.1-8b": LlamaConfig(
-        **SHAPE,
-        vocab_size=128_256,
-        intermediate_size=14_336,
-        num_key_value_heads=8,
-        max_position_embeddings=131_072,
-        rms_norm_eps=1e-5,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 500_000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    ),
-    "llama2-7b": LlamaConfig(
-        **SHAPE, vocab_size=32_000, intermediate_size=11_008, num_key_value_heads=32, max_position_embeddings=4096
-    ),
-}
+PAIRS = {"llama3.1-8b": LlamaConfig(**LLAMA31_8B), "llama2-7b": LlamaConfig(**LLAMA2_7B)}  # weights are drawn
 TINY = LlamaConfig(
     vocab_size=307,
     hidden_size=32,
@@ -187,13 +165,6 @@ class RowLimits(StoppingCriteria):
         return self.limits <= new
 
 
-def now(device: torch.device) -> float:
-    """Seconds, after what the device has still to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def draw_model(config: LlamaConfig, *, device: torch.device, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     """A model of normal weights (std: the config's ``initializer_range``), made on the device, that knows no end token."""
     torch.manual_seed(seed)
@@ -269,24 +240,6 @@ def in_slots(
     slots = Slots(model, slots=min(batch_size, len(prompts)), capacity=capacity, temperature=float(sampled))
     done = slots.decode(prompts, limits=limits, row_ids=[str(i) for i in range(len(prompts))], seed=seed)
     return [done[i] for i in range(len(prompts))], slots.seconds
-
-
-def measure_device(device: torch.device, *, copy_bytes: int, product: int) -> tuple[float, float]:
-    """Copy bandwidth, GB/s read and written, and the speed of a square bf16 product, TFLOP/s: the medians of 5."""
-    source = torch.zeros(copy_bytes, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    a, b = (torch.randn(product, product, device=device).to(torch.bfloat16) for _ in range(2))
-
-    def median(work: Callable[[], Any], times: int = 10) -> float:
-        seconds = []
-        for _ in range(6):
-            began = now(device)
-            for _ in range(times):
-                work()
-            seconds.append((now(device) - began) / times)
-        return statistics.median(seconds[1:])
-
-    return 2 * copy_bytes / median(lambda: target.copy_(source)) / 1e9, 2 * product**3 / median(lambda: a @ b) / 1e12
 
 
 def roofline(model: PreTrainedModel, *, batch: int, length: float, copy_gb_s: float, product_tflops: float) -> float:
@@ -425,7 +378,8 @@ def measure_decoding(pair: str, *, dry_run: bool, budget_s: float, say: Say = pr
         raise TacitError("no CUDA device is here: add --dry-run, which shows that the bench runs and measures nothing")
     began = time.perf_counter()
     sizes, planned = (DRY, DRY_REPEATS) if dry_run else (FULL, REPEATS)
-    copy_gb_s, product_tflops = measure_device(device, copy_bytes=sizes["copy_bytes"], product=sizes["product"])
+    copy_gb_s = measure_copy(sizes["copy_bytes"], device=device) / 1e9
+    product_tflops = measure_product(sizes["product"], device=device) / 1e12
     say(f"copy {copy_gb_s:.0f} GB/s, bf16 product {product_tflops:.3g} TFLOP/s")
     gate = check_arms(device, **sizes["gate"])
     say(gate)
@@ -637,10 +591,7 @@ def run_part(
 
 def validate_results(record: Any, *, name: str) -> None:
     """Raise TacitError, saying where, unless ``record`` is a valid result file whose parts agree."""
-    try:
-        jsonschema.validate(record, SCHEMA)
-    except jsonschema.ValidationError as error:
-        raise TacitError(f"{name} is not a gpu bench file: at {error.json_path}: {error.message}") from None
+    check_schema(record, SCHEMA, name=name, what="a gpu bench file")
     for pair, part in record.get("decoding", {}).items():
         for cell in part["cells"]:
             where = f"{name}: {pair}: {cell['arm']}, batch {cell['batch']}"
@@ -655,20 +606,12 @@ def validate_results(record: Any, *, name: str) -> None:
 
 def write_results(path: Path, record: dict[str, Any]) -> Path:
     """Validate ``record`` and write it whole or not at all."""
-    validate_results(record, name=path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
-    return path
+    return write_record(path, record, validate=validate_results)
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """Read and validate a result file; raises TacitError when it is missing or malformed."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TacitError(f"cannot read {path}: {error}") from None
-    validate_results(record, name=path.name)
-    return record
+    return read_record(path, validate=validate_results)
 
 
 def describe(record: dict[str, Any]) -> str:

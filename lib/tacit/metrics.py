@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import jsonschema
 
 from tacit import paths
 from tacit.errors import TacitError
+
+Validate = Callable[..., None]  # of a record and its ``name``
 
 NUMBER = {"type": "number", "minimum": -1e15, "maximum": 1e15}
 RESULT = {
@@ -60,6 +63,14 @@ SCHEMA = {
 }
 
 
+def check_schema(record: Any, schema: dict[str, Any], *, name: str, what: str) -> None:
+    """Raise TacitError, saying where, unless ``record``, read from ``name``, is ``what`` the JSON schema describes."""
+    try:
+        jsonschema.validate(record, schema)
+    except jsonschema.ValidationError as error:
+        raise TacitError(f"{name} is not {what}: at {error.json_path}: {error.message}") from None
+
+
 def validate_metrics(record: Any, *, name: str) -> None:
     """Raise TacitError, saying where, unless ``record`` is a valid metrics record with ordered intervals.
 
@@ -67,9 +78,7 @@ def validate_metrics(record: Any, *, name: str) -> None:
     """
     try:
         json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
-        jsonschema.validate(record, SCHEMA)
-    except jsonschema.ValidationError as error:
-        raise TacitError(f"{name} is not a metrics file: at {error.json_path}: {error.message}") from None
+        check_schema(record, SCHEMA, name=name, what="a metrics file")
     except (TypeError, ValueError, RecursionError) as error:
         raise TacitError(f"{name} is not a metrics file: {error}") from None
     for row in record["results"]:
@@ -84,6 +93,24 @@ def write_json(path: str | Path, value: Any) -> None:
     paths.write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_record(path: Path, record: dict[str, Any], *, validate: Validate) -> Path:
+    """Write ``record`` whole or not at all, after ``validate(record, name=...)``, into a folder that is made for it."""
+    validate(record, name=path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return path
+
+
+def read_record(path: Path, *, validate: Validate, what: str = "") -> dict[str, Any]:
+    """Read a JSON record and ``validate(record, name=...)`` it; raises TacitError, also for a file that is missing or no JSON."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {error}") from None
+    validate(record, name=str(path))
+    return record
+
+
 def write_metrics(path: str | Path, record: dict) -> None:
     """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all."""
     record = {"manifest": {}} | record
@@ -93,12 +120,7 @@ def write_metrics(path: str | Path, record: dict) -> None:
 
 def read_metrics(path: str | Path) -> dict:
     """Read and validate a metrics file; raises TacitError when it is missing or malformed."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TacitError(f"cannot read metrics {path}: {error}") from None
-    validate_metrics(record, name=str(path))
-    return record
+    return read_record(Path(path), what="metrics", validate=validate_metrics)
 
 
 def find_result(record: dict, *, arm: str, metric: str) -> dict | None:

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def library_hash() -> str:
     return _LIBRARY_HASH
 
 
+@cache  # a process's versions do not change; every cache key and every shard of a synthesis asks for them
 def packages() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}

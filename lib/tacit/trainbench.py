@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from tacit import provenance
+from tacit.devices import LLAMA2_7B, measure_product
 from tacit.errors import TacitError
 from tacit.finetuning import collate
 from tacit.instructions import IGNORED
@@ -23,16 +24,6 @@ from tacit.packing import VARLEN, collate_packed, has_varlen
 
 Row = dict[str, list[int]]
 
-LLAMA2_7B = {  # meta-llama/Llama-2-7b-hf's config.json
-    "vocab_size": 32_000,
-    "hidden_size": 4_096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4_096,
-    "rms_norm_eps": 1e-5,
-}
 TINY = LLAMA2_7B | {
     "vocab_size": 199,
     "hidden_size": 64,
@@ -105,19 +96,6 @@ def take_step(
     return float(total)  # waits for the device
 
 
-def measure_product(size: int, *, device: str, repeats: int = 10) -> float:
-    """FLOP/s of a bf16 product of two ``size`` x ``size`` matrices, the median of ``repeats`` after a warm-up."""
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    seconds = []
-    for i in range(repeats + 3):
-        start = time.perf_counter()
-        product = a @ b
-        product[0, 0].item()
-        if i >= 3:
-            seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds)
-
-
 def micro_batches(rows: Sequence[Row], *, micro: int, packed: bool, boundaries: bool) -> list[dict[str, Tensor]]:
     """``rows`` in runs of ``micro``, each padded or packed."""
     runs = [list(rows[i : i + micro]) for i in range(0, len(rows), micro)]
@@ -176,7 +154,7 @@ def measure_training(*, dry_run: bool, budget_s: float, say: Callable[[str], Non
     began = time.perf_counter()
     device = "cpu" if dry_run else "cuda"
     sizes, config = (DRY_SIZES, TINY) if dry_run else (FULL_SIZES, LLAMA2_7B)
-    peak = measure_product(sizes["product"], device=device)
+    peak = measure_product(sizes["product"], device=torch.device(device))
     named = "" if dry_run else torch.cuda.get_device_name()
     datasheet = next((value for word, value in DATASHEET.items() if word in named), None)
     say(f"bf16 product of {sizes['product']}: {peak / 1e12:.1f} TFLOP/s")
