@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,24 @@ def free_name(root):
 def blocks(page, language):
     """What stands in a page's fenced blocks of one language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(text):
+    """The arguments of every ``python -m tacit ...`` in a page's code, in fenced blocks and in lines."""
+    fence = r"^```\w*\n(.*?)^```$"
+    fenced = [line for block in re.findall(fence, text, re.M | re.S) for line in block.replace("\\\n", " ").split("\n")]
+    spans = [
+        " ".join(span.split("\n")) for span in re.findall(r"`([^`]+)`", re.sub(fence, "", text, flags=re.M | re.S))
+    ]
+    found = []
+    for code in [*fenced, *spans]:
+        for rest in re.split(r"-m tacit\b(?!\.)", code)[1:]:
+            words = shlex.shlex(rest, posix=True, punctuation_chars=True)  # ; && | > are words of their own
+            words.whitespace_split = True
+            words = list(words)
+            end = next((i for i, word in enumerate(words) if set(word) <= set("();<>|&")), len(words))
+            found.append(words[:end])
+    return found
 
 
 def perform(root, command, *, timeout=600):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mistune
 import pytest
 from tacit import comparison
 from tacit.__main__ import main
@@ -95,6 +96,34 @@ def test_the_command_shows_both_runs(tmp_path, capsys):
     assert "The claim holds in A: yes; in B: no." in printed
     assert "1 of 1 differences are beyond their intervals." in printed
     assert "conservative" in printed
+
+
+def cells_of(markdown):
+    """The tables of a page as a Markdown parser reads them: a list of rows, each a list of texts."""
+    parse = mistune.create_markdown(renderer="ast", plugins=["table"])
+
+    def rows(node):
+        if node["type"] in ("table_head", "table_row"):
+            return [["".join(part["raw"] for part in cell["children"]) for cell in node["children"]]]
+        return [row for child in node.get("children", []) for row in rows(child)]
+
+    return [rows(node) for node in parse(markdown) if node["type"] == "table"]
+
+
+def test_bars_and_breaks_in_names_and_values_split_no_row(tmp_path):
+    a = record(row("strict", 0.5, 0.4, 0.6, arm="x|y"), manifest={"parameters": {"base": "a|b", "tags": ["|", "c"]}})
+    b = record(row("m|n", 0.5, 0.4, 0.6, arm="two\nlines"), manifest={"parameters": {"base": "plain", "tags": []}})
+    for name, one in (("a", a), ("b", b)):
+        write_metrics(tmp_path / f"{name}.json", one)
+    made, results = cells_of(comparison.compare_runs(tmp_path / "a.json", tmp_path / "b.json"))
+    assert made[1:] == [
+        ["parameter base", '"a|b"', '"plain"'],
+        ["parameter tags", '["|", "c"]', "[]"],
+    ]
+    assert results[1:] == [
+        ["x|y", "strict", "0.500 [0.400, 0.600]", "", "", "only in A"],
+        ["two lines", "m|n", "", "0.500 [0.400, 0.600]", "", "only in B"],
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(MICRO.glob("*.json")), ids=lambda path: path.stem)

@@ -37,7 +37,7 @@ def test_the_five_steps_lead_to_a_finding_in_the_table(tmp_path, monkeypatch):
     made |= {f"params/{profile}/{name}.yaml" for profile in ("smoke", "micro")} | {f"notebooks/{name}.ipynb"}
     after = {path for path in root.rglob("*") if path.is_file() and ".cache" not in path.parts}
     new = {path.relative_to(root).as_posix() for path in after - before}
-    assert {path for path in new if "__pycache__" not in path and not path.startswith((".pytest", ".ruff"))} == made
+    assert {path for path in new if not re.search(r"__pycache__|^\.pytest|^\.ruff|\.lock$", path)} == made
     record = read_metrics(root / f"outputs/micro/{name}.json")
     assert record["finding"] == title
     source = nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4)

@@ -1,21 +1,23 @@
 """The pages of docs/: their commands run as they stand, and what they name is there."""
 
+import argparse
 import importlib
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import SIZE, make_model
 from datasets import load_dataset
-from pages import NAME, ROOT, blocks, copy_repository, free_name, perform
+from pages import NAME, ROOT, blocks, commands, copy_repository, free_name, perform
 from safetensors.torch import load_file
+from tacit import templates
+from tacit.__main__ import make_parser
 from tacit.chat import tulu_template
 from tacit.metrics import read_metrics
 from transformers import LlamaConfig
 
-PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = ("CONTRIBUTING.md", "ARCHITECTURE.md", "README.md", "params/README.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture
@@ -79,7 +81,9 @@ def test_rerunning(copy):
         assert record["manifest"]["parameters"]["n_train"] == point["parameter"]
         assert f"| {point['parameter']} |" in sweep
     assert "| parameter n_train | 1000 | 64 |" in compare
-    assert re.search(r"\d+ of 13 differences are beyond their intervals", compare)
+    records = [read_metrics(copy / f"outputs/{profile}/00_micro_world.json") for profile in ("micro", "smoke-custom")]
+    rows, others = ({(row["arm"], row["metric"]) for row in record["results"]} for record in records)
+    assert re.search(rf"\d+ of {len(rows & others)} differences are beyond their intervals", compare)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -96,15 +100,65 @@ def test_what_a_page_names_is_there(page):
             assert hasattr(importlib.import_module(".".join(parts[:-1])), parts[-1]), dotted
 
 
+def test_the_page_of_parameters_explains_the_words_of_its_table():
+    text = (ROOT / "params/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d\d_\w+ \|(.+)\|$", text, re.MULTILINE)
+    used = {cell.strip() for row in rows for cell in row.split("|")} - {"yes"}
+    assert len(used) > 3
+    assert used | {templates.ELSEWHERE} <= set(re.findall(r"^- \*\*(.+?)\*\*:", text, re.MULTILINE))
+
+
 def test_the_glossary_is_in_order():
     terms = re.findall(r"^\*\*(.+?)\.\*\* ", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(terms) > 40
     assert terms == sorted(terms, key=str.lower)
 
 
-def test_the_commands_that_pages_name_exist():
-    """Every `python -m tacit COMMAND` of a page is one that the command line knows, with the options that stand there."""
-    shown = subprocess.run([sys.executable, "-m", "tacit", "--help"], capture_output=True, text=True, check=True).stdout
-    known = set(re.search(r"\{([\w,]+)\}", shown)[1].split(","))
-    used = {name for page in PAGES for name in re.findall(r"-m tacit (\w+)", page.read_text(encoding="utf-8"))}
-    assert {"run", "params", "compare", "new"} <= used <= known
+def exact_parser():
+    """The command line's own parser, without abbreviated options; with the parsers of its commands by name."""
+    parser = make_parser()
+    [known] = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for command in known.values():
+        command.allow_abbrev = False
+    return parser, known
+
+
+def check_commands(text):
+    """Parse every command of a page (one that is named without arguments must exist); exits as the command line does."""
+    parser, known = exact_parser()
+    found = commands(text)
+    for words in found:
+        if len(words) != 1 or words[0] not in known:
+            parser.parse_args(words)
+    return {words[0] for words in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_commands_that_pages_name_exist(page):
+    """Every `python -m tacit COMMAND` with its arguments is one that the command line takes, and so is every `--option` in the text."""
+    text = page.read_text(encoding="utf-8")
+    used = check_commands(text)
+    assert len(re.findall(r"-m tacit\b(?!\.)", text)) == len(commands(text))  # none is outside of code, unseen
+    assert page.name != "rerunning.md" or {"run", "params", "compare", "check", "finetune", "verify"} <= used
+    options = {option for command in exact_parser()[1].values() for option in command._option_string_actions}
+    assert set(re.findall(r"`(--[a-z][\w-]*)", text)) <= options
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --jobz 2",
+        "run --prof smoke",
+        "run --jobs two",
+        "run -p beta",
+        "rum",
+        "params --profile smoke",
+        "compare a.json",
+        "gpu --part nothing",
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command, capsys):
+    for text in (f"`python -m tacit {command}`", f"```sh\nx && .venv/bin/python -m tacit {command} | tail\n```\n"):
+        with pytest.raises(SystemExit, match="2"):
+            check_commands(text)
+    assert "error: " in capsys.readouterr().err

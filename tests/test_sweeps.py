@@ -1,6 +1,9 @@
 """Sweeps on the runner's toy project: what counts as one, where the runs go, and what the curve shows."""
 
+import errno
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -50,6 +53,8 @@ def test_what_counts_as_a_sweep(annotation, text, values):
         (FLOAT, "0,1,", ["value 3 of the sweep is empty"]),
         (FLOAT, "[[0, 1], 2]", ["a list of single values"]),
         (FLOAT, "[0, 1", ["not a YAML list"]),
+        (FLOAT, "[2020-13-01, 1]", ["not a YAML list"]),
+        (FLOAT, "[2020-12-01, 1]", ["a list of single values"]),
     ],
 )
 def test_what_is_neither_is_said(parameter, text, words):
@@ -121,7 +126,7 @@ def fake_run(monkeypatch, *, bad=()):
             raise TacitError("the reason")
         (paths.OUTPUTS / folder).mkdir(parents=True, exist_ok=True)
         row = {
-            "arm": "a",
+            "arm": "a|b",
             "metric": "m",
             "value": rate,
             "low": rate - 1,
@@ -129,9 +134,10 @@ def fake_run(monkeypatch, *, bad=()):
             "n_seeds": 1,
             "n_prompts": 2,
         }
-        record = {"finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"}}
+        record = {"finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a|b", "metric": "m"}}
         write_metrics(
-            paths.OUTPUTS / folder / f"{path.stem}.json", record | {"results": [row], "paper": [], "figures": []}
+            paths.OUTPUTS / folder / f"{path.stem}.json",
+            record | {"results": [row], "paper": [], "figures": [], "manifest": {"parameters": parameters}},
         )
 
     monkeypatch.setattr(runner, "run_notebook", run_notebook)
@@ -152,7 +158,62 @@ def test_a_failed_value_is_left_out_of_the_curve_and_named(project, capsys, monk
     assert curve["failed"] == [0.5]
     printed = capsys.readouterr().out
     assert "the reason" in printed
-    assert "| 0.5 | failed | | |" in printed
+    assert "| 0.5 | failed |  |  |" in printed
+    assert "| 0.0 | yes | m, a\\|b: 0.000 [-1.000, 2.000] | outputs/toy-custom/rate=0.0 |" in printed
+
+
+def test_a_point_that_another_sweep_replaced_is_not_drawn(project, capsys, monkeypatch):
+    fake_run(monkeypatch)
+    ours = runner.run_notebook
+
+    def raced(path, parameters, *, profile, folder):
+        ours(path, parameters, profile=profile, folder=folder)
+        if parameters["rate"] == 1.0:  # meanwhile a sweep with another n ends over the same value as our first
+            ours(path, parameters | {"rate": 0.0, "n": 99}, profile=profile, folder=folder.replace("1.0", "0.0"))
+
+    monkeypatch.setattr(runner, "run_notebook", raced)
+    assert main(["run", "--profile", "toy", "-p", "rate", "0,0.5,1", "-p", "n", "7"]) == 1
+    curve = json.loads((project / "outputs/toy-custom/n1_good-sweep-rate.json").read_text())
+    assert [point["parameter"] for point in curve["points"]] == [0.5, 1.0]
+    assert curve["failed"] == [0.0]
+    printed = capsys.readouterr().out
+    assert "outputs/toy-custom/rate=0.0/n1_good.json is of a run with other parameters" in printed
+
+
+@pytest.mark.parametrize("place", ["drawing", "writing", "moving"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_stop_leaves_the_earlier_curve_whole(project, capsys, monkeypatch, place, error):
+    fake_run(monkeypatch)
+    custom = project / "outputs/toy-custom"
+
+    def curve_files():
+        return {path.name: path.read_bytes() for path in custom.iterdir() if path.is_file() and path.suffix != ".lock"}
+
+    assert main(["run", "--profile", "toy", "-p", "rate", "0,0.5"]) == 0
+    before = curve_files()
+    assert sorted(before) == ["n1_good-sweep-rate.json", "n1_good-sweep-rate.png"]
+    replace = os.replace
+
+    def stop(*args, **kwargs):
+        raise error
+
+    def move(source, target):
+        if str(target) == str(custom / "n1_good-sweep-rate.png") and "/.staging-" in str(source) and not stopped:
+            stopped.append(target)
+            raise error
+        return replace(source, target)
+
+    stopped = []
+    if place == "moving":
+        monkeypatch.setattr(os, "replace", move)  # the JSON has been moved by then
+    else:
+        monkeypatch.setattr(*((sweeps.figures, "save_figure") if place == "drawing" else (sweeps, "write_json")), stop)
+    assert main(["run", "--profile", "toy", "-p", "rate", "0,0.5,1"]) == (2 if isinstance(error, OSError) else 130)
+    assert place != "moving" or stopped
+    if isinstance(error, OSError):
+        assert "cannot write the curve n1_good-sweep-rate" in capsys.readouterr().err
+    assert curve_files() == before
+    assert not list(custom.glob(".staging-*"))
 
 
 def test_without_names_only_the_notebooks_with_the_parameter_run(project, monkeypatch, capsys):
@@ -171,6 +232,15 @@ def test_without_names_only_the_notebooks_with_the_parameter_run(project, monkey
 def test_folders_have_plain_names_and_no_two_the_same():
     names = sweeps.name_folders("base", ["a/b", "a b", "x" * 200, -1.5e-05, True, "ä"])
     assert names == ["base=a-b", "base=a-b-2", f"base={'x' * 60}", "base=-1.5e-05", "base=True", "base=-"]
+
+
+@pytest.mark.parametrize(
+    "values", [["x--3", "x!", "x?"], ["x-2", "x", "X", "x!"], ["A", "a"], ["a", "a!", "a-2", "a?"], list("!?*ä")]
+)
+def test_folders_differ_on_any_disk(values):
+    names = sweeps.name_folders("n", values)
+    assert len({name.casefold() for name in names}) == len(values)
+    assert all(re.fullmatch(r"n=[A-Za-z0-9_.+-]+", name) for name in names)
 
 
 def point(at, value, arm="a"):

@@ -1,7 +1,10 @@
 """A notebook begun from the template; tests/test_contributing.py runs one."""
 
+import errno
+import os
 import shutil
 
+import papermill
 import pytest
 import test_runner
 from tacit import paths, templates
@@ -39,6 +42,9 @@ def test_it_writes_notebook_parameters_and_row(ready, capsys):
     assert "# 12. My own finding\n" in text
     assert 'folder / "12_my_own_finding.json"' in text
     assert "{{" not in text
+    assert "a template" not in text
+    assert "This is the template" not in text
+    assert len(notebook.cells) == len(read_notebook(SOURCE).cells) - 2
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
     assert all(cell.outputs == [] for cell in notebook.cells if cell.cell_type == "code")
     defaults = {name: parameter.default for name, parameter in notebook_parameters(source).items()}
@@ -75,3 +81,62 @@ def test_what_is_there_is_never_overwritten(ready, capsys):
     with pytest.raises(TacitError, match="no table"):
         templates.begin_notebook("13_mine")
     assert files(ready) == before | {ready / "params/README.md": b"no table\n"}
+
+
+def test_what_cannot_be_written_whole_is_not_begun(ready, capsys, monkeypatch):
+    replace, before = os.replace, files(ready)
+    for full in ("12_mine.ipynb", "smoke/12_mine.yaml", "micro/12_mine.yaml", "params/README.md"):
+
+        def move(source, target, full=full):
+            if str(target).endswith(full):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return replace(source, target)
+
+        monkeypatch.setattr(os, "replace", move)
+        assert main(["new", "12_mine"]) == 2
+        message = capsys.readouterr().err
+        assert full in message
+        assert "No space left on device; nothing was written" in message
+        assert files(ready) == before
+
+    def interrupt(source, target):
+        if str(target).endswith("micro/12_mine.yaml"):
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    assert main(["new", "12_mine"]) == 130
+    assert files(ready) == before
+    monkeypatch.setattr(os, "replace", replace)
+    (ready / "params/smoke").rmdir()
+    assert main(["new", "12_mine"]) == 2
+    assert "see that params/smoke/ is there" in capsys.readouterr().err
+    assert files(ready) == before
+    (ready / "params/smoke").mkdir()
+    assert main(["new", "12_mine"]) == 0
+
+
+def test_a_page_of_parameters_that_is_missing_is_said(ready, capsys):
+    (ready / "params/README.md").unlink()
+    before = files(ready)
+    assert main(["new", "12_mine"]) == 2
+    assert "cannot read params/README.md" in capsys.readouterr().err
+    assert files(ready) == before
+
+
+def test_the_template_itself_does_not_run(tmp_path, monkeypatch):
+    first = read_notebook(SOURCE).cells[0]
+    assert "python -m tacit new" in first.source
+    monkeypatch.setenv("TACIT_STAGING", str(tmp_path / "outputs"))
+    with pytest.raises(papermill.PapermillExecutionError, match="this is a template: begin a notebook from it"):
+        papermill.execute_notebook(SOURCE, tmp_path / "out.ipynb", progress_bar=False)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_new_notebook_shows_a_papers_values(ready):
+    """They are listed in one place, and reach the figure's open marks and the metrics."""
+    cells = templates.fill_notebook(SOURCE, name="12_mine").cells
+    [figure] = [cell.source for cell in cells if "figures.compare_arms(" in cell.source]
+    assert figure.startswith("paper = []")
+    assert "paper=paper" in figure
+    assert any('"paper": paper,' in cell.source for cell in cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ RULE = (
     "are equal, and runs on the same seeds and prompts are paired, so that the interval of their difference (a notebook can compute it,\n"
     "two metrics files cannot) is often narrower. Of many rows a few may differ by chance."
 )
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """One row of a Markdown table; a ``|`` in a cell is escaped, and a line break in it becomes a space."""
+    escaped = [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -71,7 +77,7 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
         lines += [f"Two findings: A is {records[0]['finding']!r}, B is {records[1]['finding']!r}.", ""]
     made = compare_manifests(*records)
     if made:
-        lines += ["| made with | A | B |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in made), ""]
+        lines += ["| made with | A | B |", "|---|---|---|", *map(table_row, made), ""]
     elif not records[0]["manifest"]:
         lines += ["Neither file says what it was made with: they were not written by `python -m tacit run`.", ""]
     else:
@@ -82,7 +88,7 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
         sides = _interval(row, "a"), _interval(row, "b")
         verdict = "beyond" if row["beyond"] else f"only in {'B' if sides[1] else 'A'}" if "" in sides else ""
         change = "" if "" in sides else f"{row['difference']:+.3f}"
-        lines.append(f"| {row['arm']} | {row['metric']} | {' | '.join(sides)} | {change} | {verdict} |")
+        lines.append(table_row([row["arm"], row["metric"], *sides, change, verdict]))
     shared = int(rows["difference"].notna().sum())
     holds = ["yes" if record["claim_holds"] else "no" for record in records]
     lines += ["", f"The claim holds in A: {holds[0]}; in B: {holds[1]}."]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tacit import figures, paths, provenance, runner
+from tacit.comparison import table_row
 from tacit.errors import TacitError
 from tacit.metrics import find_result, read_metrics, write_json
-from tacit.parameters import Parameter, as_yaml, notebook_parameters
+from tacit.parameters import Parameter, as_yaml, notebook_parameters, read_yaml
 
 
 def split_values(text: str, parameter: Parameter) -> list[str] | None:
@@ -31,8 +33,8 @@ def split_values(text: str, parameter: Parameter) -> list[str] | None:
     where = f"-p {parameter.name} {text}"
     if text.lstrip().startswith("["):
         try:
-            given = yaml.safe_load(text)
-        except yaml.YAMLError:
+            given = read_yaml(text)
+        except ValueError:
             raise TacitError(f"{where}: this is not a YAML list") from None
         if not isinstance(given, list) or not all(isinstance(v, str | int | float | None) for v in given):
             raise TacitError(f"{where}: a sweep of {parameter.name} is a list of single values")
@@ -75,12 +77,17 @@ def find_sweep(notebooks: Sequence[Path], overrides: Mapping[str, str]) -> tuple
 
 
 def name_folders(name: str, values: Sequence[Any]) -> list[str]:
-    """A folder's name for each value, ``name=value``, in characters that every file system takes; no two are the same."""
+    """A folder's name for each value, ``name=value``, in characters that every file system takes.
+
+    No two are the same, also where a file system does not tell ``A`` from ``a``.
+    """
     made: list[str] = []
     for value in values:
         folder = plain = f"{name}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(value))[:60]}"
-        if folder in made:
-            folder = f"{plain}-{len(made) + 1}"
+        number = 1
+        while folder.lower() in {other.lower() for other in made}:
+            number += 1
+            folder = f"{plain}-{number}"
         made.append(folder)
     return made
 
@@ -88,7 +95,7 @@ def name_folders(name: str, values: Sequence[Any]) -> list[str]:
 def draw_curve(points: Sequence[Mapping[str, Any]], *, parameter: str, title: str) -> Figure:
     """The main numbers with their intervals over the values of ``parameter``; numbers lie to scale, other values side by side.
 
-    ``points`` are ``sweep``'s. Those with the same arm and metric are one line: a notebook may choose its main arm by its parameters.
+    ``points`` are ``read_point``'s. Those with the same arm and metric are one line: a notebook may choose its main arm by its parameters.
     Positive values whose largest is at least 100 times the smallest are drawn to a logarithmic scale.
     """
     figures.set_theme()
@@ -115,38 +122,48 @@ def draw_curve(points: Sequence[Mapping[str, Any]], *, parameter: str, title: st
 
 def curve_table(curve: Mapping[str, Any]) -> str:
     """A Markdown table of a sweep: one row per value, in the order given; runs that failed are marked."""
-    rows = [f"| {curve['parameter']} | claim holds | main number, 95% interval | outputs |", "|---|---|---|---|"]
+    rows = [table_row([curve["parameter"], "claim holds", "main number, 95% interval", "outputs"]), "|---|---|---|---|"]
     for point in curve["points"]:
         main = f"{point['metric']}, {point['arm']}: {point['value']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
         holds = "yes" if point["claim_holds"] else "no"
-        rows.append(f"| {as_yaml(point['parameter'])} | {holds} | {main} | {point['folder']} |")
-    rows += [f"| {as_yaml(value)} | failed | | |" for value in curve["failed"]]
+        rows.append(table_row([as_yaml(point["parameter"]), holds, main, point["folder"]]))
+    rows += [table_row([as_yaml(value), "failed", "", ""]) for value in curve["failed"]]
     return "\n".join(rows)
 
 
-def write_curve(
-    path: Path, values: Sequence[Any], folders: Sequence[str | None], *, name: str, profile: str, **about
-) -> dict | None:
-    """Write the curve of one notebook's finished runs as JSON and PNG into ``outputs/<profile>-custom/``; returns the curve.
+def read_point(path: Path, parameters: Mapping[str, Any], folder: str, *, name: str) -> dict[str, Any]:
+    """The point of one finished run on the curve: the value of ``name``, the verdict, and the main number's result row.
 
-    ``folders`` are those of ``outputs/``, None for a value whose run failed. ``about`` is kept in the JSON. None, writing
-    nothing, where every run failed: an earlier curve stays as it is.
+    Raises TacitError where the metrics in ``outputs/<folder>/`` are not of a run with ``parameters``: another sweep over the
+    same value, with other parameters beside it, may have replaced them meanwhile.
     """
-    points = []
-    for value, folder in zip(values, folders, strict=True):
-        if folder is None:
-            continue
-        record = read_metrics(paths.OUTPUTS / folder / f"{path.stem}.json")
-        row = find_result(record, **record["headline"])
-        points.append({"parameter": value, "claim_holds": record["claim_holds"], "folder": f"outputs/{folder}", **row})
-    if not points:
-        return None
-    failed = [value for value, folder in zip(values, folders, strict=True) if folder is None]
+    record = read_metrics(paths.OUTPUTS / folder / f"{path.stem}.json")
+    if record["manifest"].get("parameters") != json.loads(json.dumps(parameters)):
+        raise TacitError(
+            f"outputs/{folder}/{path.stem}.json is of a run with other parameters, which replaced this sweep's; sweep again"
+        )
+    row = find_result(record, **record["headline"])
+    return {"parameter": parameters[name], "claim_holds": record["claim_holds"], "folder": f"outputs/{folder}", **row}
+
+
+def write_curve(path: Path, points: Sequence[Mapping[str, Any]], *, name: str, profile: str, **about) -> dict[str, Any]:
+    """Write the curve of one notebook as JSON and PNG into ``outputs/<profile>-custom/``, both or none; returns the curve.
+
+    ``points`` are ``read_point``'s; ``about`` is kept in the JSON. Raises TacitError where the files cannot be written.
+    """
     stem, target = f"{path.stem}-sweep-{name}", paths.OUTPUTS / f"{profile}-custom"
     figure = draw_curve(points, parameter=name, title=path.stem)
-    curve = {"notebook": path.stem, "parameter": name, "profile": profile, **about, "points": points, "failed": failed}
-    curve["figure"] = figures.save_figure(figure, target / f"{stem}.png")
-    write_json(target / f"{stem}.json", curve)
+    curve = {"notebook": path.stem, "parameter": name, "profile": profile, **about, "points": list(points)}
+    try:
+        with tempfile.TemporaryDirectory(prefix=".staging-", dir=target, ignore_cleanup_errors=True) as folder:
+            curve["figure"] = figures.save_figure(figure, Path(folder) / f"{stem}.png")
+            write_json(Path(folder) / f"{stem}.json", curve)
+            runner.promote(Path(folder), target)
+    except OSError as error:
+        raise TacitError(
+            f"cannot write the curve {stem} to outputs/{profile}-custom: {error.strerror or error}; "
+            "make the folder writable or free some space, and sweep again"
+        ) from None
     return curve
 
 
@@ -164,8 +181,9 @@ def sweep(
 
     The runs' outputs go to ``outputs/<profile>-custom/<name>=<value>/``, replacing those of an earlier sweep over the same value;
     the curve, of this sweep's runs alone, is ``<notebook>-sweep-<name>.json`` and ``.png`` in the folder above. ``overrides`` are
-    the other parameters given, the same in all runs. Raises TacitError, before anything runs, for a notebook that lacks the
-    parameter, a value of another type, and a value given twice.
+    the other parameters given, the same in all runs. A run that failed, or whose output another run replaced, is left out of the
+    curve and named; where none is left, an earlier curve stays as it is. Raises TacitError, before anything runs, for a notebook
+    that lacks the parameter, a value of another type, and a value given twice; afterwards for a curve that cannot be written.
     """
     lacking = [path.stem for path in notebooks if name not in notebook_parameters(path)]
     if lacking:
@@ -179,12 +197,21 @@ def sweep(
     planned = [(path, given, folder) for plan, folder in zip(plans, folders, strict=True) for path, given in plan]
     say(f"a sweep of {name} over {', '.join(values)}")
     failed = set(runner.run_planned(planned, profile=profile, jobs=jobs, say=say))
-    n = len(notebooks)
     about = {"profile": profile, "overrides": dict(overrides), "commit": provenance.commit()}
     for k, path in enumerate(notebooks):
-        reached = [None if i * n + k in failed else folder for i, folder in enumerate(folders)]
-        curve = write_curve(path, [value[k] for value in typed], reached, name=name, **about)
-        if curve is not None:
+        points, lost = [], []
+        for i in range(k, len(planned), len(notebooks)):
+            _, parameters, folder = planned[i]
+            try:
+                if i not in failed:
+                    points.append(read_point(path, parameters, folder, name=name))
+            except TacitError as error:
+                failed.add(i)
+                say(f"    {error}")
+            if i in failed:
+                lost.append(parameters[name])
+        if points:
+            curve = write_curve(path, points, name=name, failed=lost, **about)
             say(f"\n{path.stem}\n{curve_table(curve)}\nthe curve: outputs/{profile}-custom/{curve['figure']}")
     return len(failed)
 
