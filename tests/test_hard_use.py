@@ -154,15 +154,23 @@ def content(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("jobs", "to"), [(1, "process"), (2, "group")])
-def test_ctrl_c_leaves_earlier_outputs_and_nothing_else(project, start, jobs, to):
+@pytest.mark.parametrize(
+    ("jobs", "to", "sent"),
+    [
+        (1, os.kill, signal.SIGINT),
+        (2, os.killpg, signal.SIGINT),  # as a terminal sends Ctrl-C
+        (1, os.kill, signal.SIGTERM),  # as a scheduler ends a job
+        (2, os.killpg, signal.SIGHUP),  # as a terminal that is closed
+    ],
+)
+def test_what_ends_a_run_leaves_earlier_outputs_and_nothing_else(project, start, jobs, to, sent):
     for i in range(1, jobs + 2):  # one more than run at a time: it must not begin
         add_notebook(project, f"n{i}", ENDLESS, n=i)
         (project / f"outputs/toy/n{i}.json").write_text("earlier")
     before = content(project / "outputs")
     process = start(project, "run", "--profile", "toy", "--jobs", str(jobs))
     pids = [pid for pair in await_files(process, project / "meeting", jobs) for pid in pair]
-    (os.killpg if to == "group" else os.kill)(process.pid, signal.SIGINT)
+    to(process.pid, sent)
     status, _, err = finished(process, 60)
     assert status == 130, err
     assert err.strip() == "stopped; finished notebooks, shards and the cache are kept"
@@ -405,6 +413,6 @@ def test_the_surroundings_do_not_change_a_result(project, start, tmp_path, monke
         "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join([str(plain / "site"), str(plain / "lib")]),
     }  # fmt: skip
     assert measured(start, plain, **other) == measured(
-        start, project, HF_HUB_OFFLINE="1", LC_ALL="C.UTF-8", TZ="UTC", PYTHONHASHSEED="0"
+        start, project, HF_HUB_OFFLINE="1", LC_ALL="C.UTF-8", TZ="UTC", PYTHONHASHSEED="0", CUDA_VISIBLE_DEVICES=""
     )
     assert (plain / "site/loaded").exists()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import zlib
 
 import nbformat
 import pytest
@@ -13,7 +14,7 @@ from tacit.__main__ import main
 
 VALUES = {"n": 4, "rate": 0.25, "name": 'a "b"', "base": None, "flag": True, "epochs": {"x": [1, 2]}, "output": "o"}
 CELLS = {"n": "int", "rate": "float", "name": "str", "base": "str | None", "flag": "bool", "epochs": "dict[str, list[int]]", "output": "str"}  # fmt: skip
-PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 50
+PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 50 + b"IEND" + zlib.crc32(b"IEND").to_bytes(4, "big")
 
 
 def git(root, *arguments):
@@ -172,6 +173,14 @@ FAULTS = {
         lambda root: edit_json(root, lambda record: record.update(details={"model": "/Users/a/model"})),
         "n1.json holds a path of a machine",
     ),
+    "a path as a key": (
+        lambda root: edit_json(root, lambda record: record.update(details={"/opt/x/model": 1})),
+        "n1.json holds a path of a machine",
+    ),
+    "the checkout's own path": (
+        lambda root: edit_json(root, lambda record: record.update(details={"model": f"in {root}"})),
+        "n1.json holds a path of a machine",
+    ),
     "another cell": (cell(-1, source="print(n + 1)"), "their cells differ"),
     "another text": (cell(0, source="# Another finding"), "their cells differ"),
     "a later notebook": (lambda root: edit_notebook(root, insert_cell, "notebooks/n1.ipynb"), "their cells differ"),
@@ -189,11 +198,16 @@ FAULTS = {
     ),
     "no figure": (lambda root: (root / "outputs/toy/n1.png").unlink(), "the figure n1.png, which is missing"),
     "an empty figure": (lambda root: (root / "outputs/toy/n1.png").write_bytes(b""), "the figure n1.png"),
+    "half a figure": (lambda root: (root / "outputs/toy/n1.png").write_bytes(PNG[:40]), "n1.png, which is cut off"),
+    "a notebook without a source": (
+        lambda root: (root / "outputs/toy/n2.ipynb").write_text("{}"),
+        "outputs/toy/n2.ipynb has no counterpart in notebooks",
+    ),
     "another notebook's hash": (manifest(notebook_sha256="0" * 64), "notebook's hash is not that of notebooks/n1.ipynb"),
     "another library's hash": (manifest(library_sha256="0" * 64), "library's hash is not that of lib/ at commit"),
-    "an unknown commit": (manifest(commit="1" * 40), f"git knows no commit {'1' * 40} here"),
-    "no commit": (manifest(commit="unknown"), "git knows no commit unknown here"),
-    "an option for a commit": (manifest(commit="--all"), "git knows no commit --all here"),
+    "an unknown commit": (manifest(commit="1" * 40), f"HEAD has no ancestor {'1' * 40} here"),
+    "no commit": (manifest(commit="unknown"), "HEAD has no ancestor unknown here"),
+    "an option for a commit": (manifest(commit="--all"), "HEAD has no ancestor --all here"),
     "a stale table": (
         lambda root: (root / "README.md").write_text("<!-- table:toy -->\n| old |\n<!-- /table -->"),
         "README.md does not show the table",
@@ -209,7 +223,13 @@ def test_each_fault_is_said(repository, capsys, name):
     faults = [line for line in verified(capsys, 1) if line.startswith("fault: ")]
     assert any(words in line for line in faults), faults
     # A file that is gone or unreadable has followers: the manifest is unknown, the table says so, a cell is missing.
-    assert len(faults) == 1 or name in ("no metrics", "bad metrics", "no notebook", "twice the values"), faults
+    assert len(faults) == 1 or name in (
+        "no metrics",
+        "bad metrics",
+        "no notebook",
+        "twice the values",
+        "a notebook without a source",
+    ), faults
 
 
 def test_without_git_the_commits_go_unchecked_and_that_is_said(repository, capsys, monkeypatch):
@@ -223,6 +243,17 @@ def test_uncommitted_changes_of_a_run_are_a_note(repository, capsys):
     manifest(dirty=True)(repository)
     (line,) = verified(capsys, 0)
     assert line == "note: n1 was made in a checkout with changes that were not committed"
+
+
+def test_a_commit_that_no_clone_would_have_is_a_fault(repository, capsys):
+    """An amended commit stays among git's objects for a while, here and nowhere else."""
+    git(repository, "commit", "-q", "--allow-empty", "-m", "amended away")
+    left = git(repository, "rev-parse", "HEAD")
+    git(repository, "reset", "-q", "--soft", "HEAD~")
+    assert git(repository, "cat-file", "-t", left) == "commit"
+    manifest(commit=left)(repository)
+    (line,) = verified(capsys, 1)
+    assert f"HEAD has no ancestor {left}" in line
 
 
 def test_unknown_profiles_are_refused(repository, capsys):

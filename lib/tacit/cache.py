@@ -33,9 +33,9 @@ def full_key(key: dict[str, Any]) -> dict[str, Any]:
 def _valid(entry: Path, key: dict[str, Any]) -> bool:
     try:
         record = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return record == {"key": key, "content": provenance.tree_hash(entry / "content")}
+    except (OSError, ValueError):  # absent, damaged, or removed by the run that makes it anew
         return False
-    return record.get("key") == key and record.get("content") == provenance.tree_hash(entry / "content")
 
 
 def cached_folder(key: dict[str, Any], make: Callable[[Path], None]) -> Path:

@@ -61,7 +61,7 @@ def read_instructions(path: Path) -> Dataset:
     try:
         return Dataset.from_list(rows)
     except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException) as error:
-        raise TacitError(f"{path}: its rows do not make a table, a column must be of one kind: {error}") from None
+        raise TacitError(f"{path}: its rows do not make a table (is a column of two kinds?): {error}") from None
 
 
 def blank_instructions(examples: Dataset) -> Dataset:

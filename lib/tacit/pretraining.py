@@ -181,7 +181,7 @@ def pretrain(
         start = json.loads(marker.read_text())
         if {k: v for k, v in start.items() if k not in ("commit", "dirty")} != settings:
             raise TacitError(f"{work} holds a run with other settings or other code: delete the folder to start anew")
-    marker.write_text(json.dumps(start))
+    paths.write_whole(marker, json.dumps(start))
 
     set_seed(seed)
     world = World.draw(seed=world_seed).holding(side)

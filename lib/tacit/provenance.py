@@ -61,8 +61,15 @@ def _hash_of(files: Mapping[str, str]) -> str:
 
 
 def known_commit(commit: str) -> bool:
-    """Does git know this commit, named by its 40 hex digits, in the checkout here?"""
-    return bool(re.fullmatch("[0-9a-f]{40}", commit)) and _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+    """Is this commit, named by its 40 hex digits, HEAD or an ancestor of it in the checkout here, as in any full clone?"""
+    return (
+        bool(re.fullmatch("[0-9a-f]{40}", commit)) and _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
+    )
+
+
+def is_shallow() -> bool:
+    """Does the checkout lack its older commits?"""
+    return _git("rev-parse", "--is-shallow-repository") == "true"
 
 
 def file_hash_at(commit: str, path: Path) -> str | None:

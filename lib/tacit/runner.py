@@ -263,13 +263,14 @@ def _work(path: Path, parameters: dict[str, Any], *, profile: str, folder: str) 
 
 
 @contextmanager
-def _interrupts_ignored():
-    """Processes started meanwhile ignore Ctrl-C, which a terminal sends to them too: it is for this one to end them."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _handled(handler: Any, *signals: signal.Signals):
+    """These signals get another handler meanwhile; one that is ignored stays so (nohup)."""
+    before = {s: signal.signal(s, handler) for s in signals if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for s, handler_before in before.items():
+            signal.signal(s, handler_before)
 
 
 def _results(planned: Sequence[Planned], *, profile: str, jobs: int) -> Iterator[tuple[int, TacitError | None, float]]:
@@ -282,13 +283,14 @@ def _results(planned: Sequence[Planned], *, profile: str, jobs: int) -> Iterator
     order = sorted(range(len(planned)), key=lambda i: -(expected_seconds(planned[i][0], profile) or float("inf")))
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_worker, initargs=(threads,))
+    # Processes started here ignore what a terminal sends to them too: it is for this one to end them.
+    with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGHUP):
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_worker, initargs=(threads,))
+        running = {}
+        for i in order:
+            path, parameters, folder = planned[i]
+            running[pool.submit(_work, path, parameters, profile=profile, folder=folder)] = i
     try:
-        with _interrupts_ignored():
-            running = {}
-            for i in order:
-                path, parameters, folder = planned[i]
-                running[pool.submit(_work, path, parameters, profile=profile, folder=folder)] = i
         for future in as_completed(running):
             try:
                 yield running[future], *future.result()
@@ -318,14 +320,18 @@ def _outcome(path: Path, parameters: dict[str, Any], *, profile: str, folder: st
 def run_planned(planned: Sequence[Planned], *, profile: str, jobs: int = 1, say: Say = print) -> list[int]:
     """Run notebooks with their parameters into their folders of ``outputs/``, ``jobs`` at a time, and say how far it is.
 
-    Returns the places in ``planned`` of those that failed. Raises TacitError for fewer jobs than one.
+    Returns the places in ``planned`` of those that failed. Raises TacitError for fewer jobs than one. SIGTERM and SIGHUP (a
+    scheduler, a closed terminal) end it as Ctrl-C does: kernels, workers and staging folders go with it.
     """
     if jobs < 1:
         raise TacitError(f"--jobs must be at least 1, not {jobs}")
     waiting = {i: expected_seconds(path, profile) for i, (path, _, _) in enumerate(planned)}
     jobs, failed = min(jobs, len(planned)), []
     say(f"{len(planned)} notebooks, {jobs} at a time{_time_left(waiting.values(), jobs)}")
-    with closing(_results(planned, profile=profile, jobs=jobs)) as results:
+    with (
+        _handled(_stop, signal.SIGTERM, signal.SIGHUP),
+        closing(_results(planned, profile=profile, jobs=jobs)) as results,
+    ):
         for done, (i, failure, seconds) in enumerate(results, start=1):
             del waiting[i]
             path, _, folder = planned[i]

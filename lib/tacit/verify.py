@@ -15,7 +15,8 @@ from tacit.errors import TacitError
 from tacit.metrics import read_metrics
 from tacit.parameters import read_notebook, read_params
 
-MACHINE_PATH = re.compile(r"(?<![\w.<])/(?:home|Users|tmp|root|work)\b|\bC:\\")
+ROOTS = "home|Users|tmp|root|work|opt|usr|mnt|data|srv|var|private|scratch|workspaces?|content|kaggle"
+MACHINE_PATH = re.compile(rf"(?<![\w.<~])/(?:{ROOTS})(?=[/'\x22])|\b[A-Z]:\\")
 WARNING = re.compile(r"\b\w*Warning: ")
 
 
@@ -26,6 +27,7 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for key, item in value.items():
             if not key.startswith("image/"):
+                yield key
                 yield from _texts(item)
     elif isinstance(value, list):
         for item in value:
@@ -34,8 +36,17 @@ def _texts(value: Any) -> Iterator[str]:
 
 def path_fault(value: Any, *, name: str) -> list[str]:
     """The first absolute path of a machine in a JSON value's texts, as a fault; images are not looked into."""
-    hits = (MACHINE_PATH.search(text) for text in _texts(value))
+    here = re.compile(f"{MACHINE_PATH.pattern}|{re.escape(str(paths.ROOT))}")
+    hits = (here.search(text) for text in _texts(value))
     return next(([f"{name} holds a path of a machine: {hit.string[hit.start() :][:40]!r}"] for hit in hits if hit), [])
+
+
+def figure_fault(path: Path) -> str | None:
+    """What is wrong with a figure's file: missing, no PNG, or cut off before its last chunk (none is decoded)."""
+    content = path.read_bytes() if path.is_file() else b""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "missing or no PNG file"
+    return None if content.endswith(b"IEND\xaeB`\x82") else "cut off before its end"
 
 
 def execution_faults(executed: nbformat.NotebookNode, *, name: str) -> list[str]:
@@ -100,8 +111,8 @@ def output_faults(source: Path, *, profile: str) -> list[str]:
         if parameters != read_params(profile, source.stem):
             faults.append(f"{source.stem}.json: its parameters are not those of params/{profile}/{source.stem}.yaml")
         for name in record["figures"]:
-            if not (folder / name).is_file() or not (folder / name).read_bytes().startswith(b"\x89PNG"):
-                faults.append(f"{source.stem}.json names the figure {name}, which is missing or no PNG file")
+            fault = figure_fault(folder / name)
+            faults += [f"{source.stem}.json names the figure {name}, which is {fault}"] if fault else []
         faults += path_fault(record, name=f"{source.stem}.json")
     except TacitError as error:
         faults, parameters = [str(error)], None
@@ -124,7 +135,7 @@ def origin_faults(source: Path, *, profile: str) -> list[str]:
         return []  # said by output_faults
     commit, name = str(manifest.get("commit")), f"{source.stem}.json"
     if not provenance.known_commit(commit):
-        return [f"{name}: git knows no commit {commit} here (in a shallow clone: `git fetch --unshallow`)"]
+        return [f"{name}: HEAD has no ancestor {commit} here (in a shallow clone: `git fetch --unshallow`)"]
     faults = []
     if manifest.get("notebook_sha256") != provenance.file_hash_at(commit, source):
         faults.append(f"{name}: its notebook's hash is not that of notebooks/{source.name} at commit {commit[:12]}")
@@ -144,6 +155,19 @@ def table_faults(profile: str) -> list[str]:
     if not found or rest.partition("<!-- /table -->")[0].strip() == runner.table(stems, profile=profile):
         return []
     return [f"README.md does not show the table of outputs/{profile}: write it with `make table`"]
+
+
+def orphan_faults(profile: str) -> list[str]:
+    """The executed notebooks of a profile whose source in ``notebooks/`` or parameters are gone."""
+    executed = sorted((paths.OUTPUTS / profile).glob("*.ipynb"))
+    needed = {"notebooks": lambda path: paths.NOTEBOOKS / path.name}
+    needed[f"params/{profile}"] = lambda path: paths.PARAMS / profile / f"{path.stem}.yaml"
+    return [
+        f"outputs/{profile}/{path.name} has no counterpart in {folder}: take it away"
+        for path in executed
+        for folder, counterpart in needed.items()
+        if not counterpart(path).exists()
+    ]
 
 
 def find_changes(notebooks: Sequence[Path], *, profile: str) -> list[str]:
@@ -177,7 +201,7 @@ def report(profile: str, *, say: Callable[[str], None] = print) -> int:
         faults += [fault for source in notebooks for fault in origin_faults(source, profile=profile)]
         for line in find_changes(notebooks, profile=profile):
             say(f"note: {line}")
-    faults += table_faults(profile)
+    faults += orphan_faults(profile) + table_faults(profile)
     for fault in faults:
         say(f"fault: {fault}")
     say(f"{len(notebooks)} notebooks of the profile {profile}, {len(faults)} faults")

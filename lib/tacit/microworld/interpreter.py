@@ -3,7 +3,8 @@
 Model text is never given to ``exec`` or ``eval``: it is parsed, and a tree walker evaluates the few
 node types below on plain integers, booleans, strings and lists. There are no attributes, imports,
 comprehensions, lambdas, format strings, keyword arguments or builtins beyond ``CALLS``; steps,
-nesting, integers and sequence lengths are bounded.
+nesting, integers and sequence lengths are bounded. Where it differs from Python: ``+=`` on a list
+makes a new list, and a name that is assigned to is no builtin any more from there on.
 """
 
 from __future__ import annotations
@@ -146,6 +147,8 @@ class _Run:
                 return _bounded([self.value(e) for e in elements])
             case ast.Subscript(value=sequence, slice=index) if not isinstance(index, ast.Slice):
                 return self.value(sequence)[self.value(index)]
+            case ast.Call(func=ast.Name(id=name)) if name in self.variables:
+                raise RestrictedError(f"{name} is a value here, not a function")
             case ast.Call(func=ast.Name(id="range"), args=args, keywords=[]):
                 numbers = range(*[self.value(a) for a in args])
                 if len(numbers) > MAX_LENGTH:
@@ -175,8 +178,12 @@ def parse_function(source: str, *, name: str) -> ast.FunctionDef:
         raise RestrictedError(f"must be exactly one function called {name}")
     arguments = body[0].args
     extras = arguments.posonlyargs or arguments.kwonlyargs or arguments.vararg or arguments.kwarg
-    if extras or arguments.defaults or body[0].decorator_list or any(a.annotation for a in arguments.args):
+    # type parameters, def f[T](x), are a syntax error before Python 3.12
+    around = body[0].decorator_list or body[0].returns or getattr(body[0], "type_params", None)
+    if extras or arguments.defaults or around or any(a.annotation for a in arguments.args):
         raise RestrictedError("only plain positional arguments are permitted")
+    if len({a.arg for a in arguments.args}) < len(arguments.args):
+        raise RestrictedError("two arguments of one name")  # Python refuses it after parsing
     level: list[ast.AST] = [body[0]]
     for _ in range(MAX_DEPTH):
         level = [child for node in level for child in ast.iter_child_nodes(node)]
