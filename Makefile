@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Of two makes that build the environment at once one waits, and then finds it built (where there is flock: Linux).
+LOCKED := $(shell command -v flock >/dev/null 2>&1 && echo flock $(VENV).lock)
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 # Everything runs from the committed weights: no hub is asked, and warnings meant for us stay out of notebooks.
 export TOKENIZERS_PARALLELISM := false
@@ -64,12 +66,13 @@ lint: $(VENV)/stamp ## check code and notebooks, changing nothing
 	$(VENV)/bin/ruff format --check lib tests notebooks
 
 clean: ## empty the cache of trained models and generations (checkpoints of a pretraining stay); not during a run
-	rm -rf .cache/entries .cache/failed .cache/locks outputs/*/.staging-* outputs/.*.lock
+	rm -rf .cache/entries .cache/failed .cache/locks outputs/*/.staging-* outputs/*/*/.staging-* outputs/.*.lock outputs/*/.*.lock
 
 $(VENV)/stamp: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tacit needs Python 3.11 or newer; none was found (set PYTHON=...)"; exit 1; }
 	@echo "Building $(VENV) with $(PYTHON): it is missing, or requirements.lock or pyproject.toml changed."
-	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@$(LOCKED) sh -ec 'if [ $@ -nt requirements.lock ] && [ $@ -nt pyproject.toml ]; then exit; fi; \
+		$(PYTHON) -m venv $(VENV); \
+		$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+		$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+		touch $@'
