@@ -1,11 +1,15 @@
 """How Sphinx renders the site: `python -m tacit site` writes the page sources and calls it."""
 
+import posixpath
 import re
+from pathlib import Path
 
 from docutils import nodes
-from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parents[1]
 
 project = "Tacit"
 language = "en"
@@ -49,7 +53,7 @@ def visit_math(translator, node):
     block = isinstance(node, nodes.math_block)
     try:
         text = render_math(node.astext(), block=block)
-    except MathError as error:
+    except Exception as error:  # beside its MathError the converter raises others: AttributeError on `$5 & $`
         logging.getLogger(__name__).warning("formula not rendered: %s", error, location=node)
         text = f"<code>{translator.encode(node.astext())}</code>"
     translator.body.append(f'<div class="math">{text}</div>\n' if block else text)
@@ -70,10 +74,70 @@ def read_tables(app, what, name, thing, options, lines):
     lines[:] = read
 
 
+def resolve_links(app, doctree):
+    """Make links between files of the repository links of the site.
+
+    README.md is the front page, and an executed notebook in ``outputs/`` is its page. A link to a file that has no page becomes
+    its text; one to nothing is left, and Sphinx warns of it.
+    """
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if node["reftype"] != "myst" or node["refdomain"]:
+            continue
+        target, _, anchor = node["reftarget"].partition("#")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(app.env.docname), target))
+        page = re.sub(r"^outputs/[^/]+/", "notebooks/", path).removesuffix(".ipynb")
+        page = "index" if path == "README.md" else page
+        if page in app.env.found_docs:
+            node.attributes.update(refdomain="doc", reftarget=page, reftargetid=anchor or None)
+        elif target and not path.startswith(("..", "/")) and (ROOT / path).exists():
+            node.replace_self(node.children)
+
+
+def keep_local(app, doctree):
+    """Leave nothing on a page that is loaded from elsewhere, and no link but to the web, to an address of mail or within the site.
+
+    Pictures that are no files of the site become their alternative texts, so that opening a page requests nothing; other links
+    become their texts. Files of the disk are not offered for download, and no page sets tags of its own in its head.
+    """
+    folder = Path(app.outdir).resolve().parent  # of the sources, and of the figures that myst-nb takes from notebooks
+    for node in list(doctree.findall(nodes.image)):
+        uri = node["uri"]
+        path = Path(app.env.relfn2path(uri, app.env.docname)[1]).resolve()
+        if path.is_relative_to(folder) and path.is_file():
+            continue
+        if "://" not in uri:
+            logging.getLogger(__name__).warning("picture not in the site: %s", uri, location=node)
+        outer = node.parent if isinstance(node.parent, nodes.reference) else None
+        text = nodes.inline("", node.get("alt") or "(a picture is left out)")
+        node.replace_self(text)
+        outer = outer or text
+        if not isinstance(outer.parent, nodes.TextElement):
+            paragraph = nodes.paragraph()
+            outer.replace_self(paragraph)
+            paragraph += outer
+    for node in list(doctree.findall(nodes.reference)):
+        if not may_link(node.get("refuri", "")):
+            node.replace_self(node.children)
+    for node in doctree.findall(addnodes.toctree):
+        node["entries"] = [entry for entry in node["entries"] if may_link(entry[1])]
+    for node in list(doctree.findall(addnodes.download_reference)):
+        node.replace_self(node.children)
+    for node in list(doctree.findall(nodes.meta)):
+        node.parent.remove(node)
+
+
+def may_link(uri):
+    """Whether a link to ``uri`` is one to the web, to an address of mail, or relative; browsers overlook blanks in its scheme."""
+    scheme = re.match(r"[^/?#]*?:", re.sub(r"[\x00-\x20]", "", uri))
+    return scheme is None or scheme[0].lower() in ("http:", "https:", "mailto:")
+
+
 def setup(app):
-    """Make MathML the way of formulas, and read the Markdown tables of docstrings."""
+    """Make MathML the way of formulas, read the Markdown tables of docstrings, and keep pages to links and pictures of their own."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("autodoc-process-docstring", read_tables)
+    app.connect("doctree-read", resolve_links, priority=400)  # before Sphinx collects pictures and downloads, at 500
+    app.connect("doctree-read", keep_local, priority=401)
 
 
 html_math_renderer = "mathml"

@@ -3,7 +3,6 @@
 import base64
 import copy
 import html
-import json
 import re
 import runpy
 import shutil
@@ -16,6 +15,7 @@ from xml.etree import ElementTree
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from tacit import paths, runner, site
 from tacit.errors import TacitError
@@ -27,7 +27,36 @@ SCRIPT = "<script>window.hacked=1</script>"
 IMAGE = '<img src=x onerror="window.hacked=1">'
 HOSTILE = f"{SCRIPT} {IMAGE}"
 RAW = f"```{{raw}} html\n{SCRIPT}\n```"
+ALT = f'"quoted" {HOSTILE}'
+DISK = "../" * 20 + "etc/hostname"
+LINKS = """Prose that costs $5 a month & $6, $`a & b`$ and $\\text{<img src=x onerror="window.hacked=1">}$.
+
+![Remote](http://evil.example/x.png) ![Rooted](//evil.example/y.png) ![Of the disk]({DISK})
+[![Badge](https://evil.example/z.png)](https://arxiv.org/abs/2409.14254) [A file]({DISK})
+[Script link](javascript:window.hacked=1) [Words](mailto:a@b.example) [Repository](../Makefile) [Front](../README.md)
+[Page](../outputs/micro/09_made.ipynb)
+
+```{image} http://evil.example/i.png
+:target: javascript:window.hacked=1
+:alt: Directive
+```
+
+```{eval-rst}
+.. image:: http://evil.example/j.png
+   :target: JavaScript:window.hacked=1
+
+.. meta::
+   :http-equiv=refresh: 0;url=http://evil.example
+
+.. toctree::
+
+   Listed <javascript://evil.example/%0awindow.hacked=1>
+
+`rst link <JAVASCRIPT:window.hacked=1>`_, `another <data:text/html,hacked>`_, :download:`got <http://evil.example/k>`
+```
+""".replace("{DISK}", DISK)
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one pixel
+SHOWN = f"9. A made-up one {IMAGE}. What it says {HOSTILE}. Scores of arms, as beta grows, {ALT}."  # the figure's alt
 TEXTS = [HOSTILE, "a|b `c` *d* _e_ [f](http://g) $x$ {role}`y` \\ 1. # ~ ^", "*** x", "- - x", "<|user|>\n\n&amp; x"]
 
 
@@ -43,7 +72,9 @@ def test_a_parameters_value_stays_whole_in_a_table(value):
     table = f"| a | b |\n|---|---|\n| {site.code_span(value)} | end |\n"
     shown = MarkdownIt("commonmark").enable("table").render(table)
     cells = re.findall(r"<td>(.*?)</td>", shown)
-    assert [html.unescape(cell) for cell in cells] == [f"<code>{json.dumps(value)}</code>", "end"]
+    code, end = map(html.unescape, cells)
+    read = yaml.safe_load(re.fullmatch("<code>(.*)</code>", code)[1])
+    assert (read, type(read), end) == (value, type(value), "end")  # what the page shows may stand after `-p`
 
 
 def test_html_keeps_tables_and_loses_the_rest():
@@ -63,13 +94,16 @@ def test_markdown_outputs_make_no_links_scripts_or_directives():
     assert not re.search(r"<(script|img|a)\b", shown)
 
 
-def make_notebook():
-    """A made-up executed notebook whose outputs try everything; its code would fail and leave a file if it ran."""
+def make_notebook(mark="executed"):
+    """A made-up executed notebook whose cells, outputs and metadata try everything; if its code ran, it would leave a file."""
     v4 = nbformat.v4
     frame = pd.DataFrame({"said": [HOSTILE]})
     display = lambda data: v4.new_output("display_data", data)  # noqa: E731
     outputs = [
         v4.new_output("stream", name="stdout", text=f"stream {HOSTILE}\n"),
+        v4.new_output(
+            "stream", name="stderr", text=f"\x1b[31mansi {SCRIPT}\x1b[0m \x1b]8;;javascript:x\x07{IMAGE}\x1b]8;;\x07\n"
+        ),
         display({"text/html": frame.to_html(), "text/plain": "escaped table"}),
         display({"text/html": frame.to_html(escape=False), "text/plain": "unescaped table"}),
         display({"text/markdown": f"markdown *output* {HOSTILE}\n\n{RAW}", "text/plain": "<Markdown>"}),
@@ -77,23 +111,38 @@ def make_notebook():
         display({"application/javascript": "window.hacked=1", "text/plain": "a script"}),
         display({site.WIDGET: {"model_id": "m"}, "text/plain": "a widget"}),
         display({"image/svg+xml": f"<svg>{SCRIPT}</svg>", "text/plain": "a drawing"}),
+        display({"image/svg+xml": f"<svg>{SCRIPT}</svg>"}),
+        display({"text/latex": f"$x$ {SCRIPT}"}),
+        display({"text/latex": f"$x$ {SCRIPT}", "text/plain": f"latex {SCRIPT}"}),
         v4.new_output("error", ename="E", evalue=HOSTILE, traceback=[f"error {HOSTILE}"]),
     ]
+    settings = {  # each taken by myst-nb and myst-parser where it is left in the notebook
+        "mystnb": {"execution_mode": "force"},
+        "myst": {
+            "disable_syntax": [],
+            "url_schemes": ["javascript", "http"],
+            "html_meta": {"http-equiv=refresh": "0;url=http://evil.example"},
+        },
+    }
+    hostile = {"mystnb": {"image": {"alt": "another text", "width": "10px"}}, "myst": {}, "tags": ["scroll-output"]}
     cells = [
         v4.new_markdown_cell(
             "# Finding 9. A made-up one\n\nWith a formula, $\\tfrac12 \\theta_\\text{post}$:\n$$p(v) < 1$$\nas `one_paragraph`."
         ),
         v4.new_code_cell("n: int = 1  # how many", metadata={"tags": ["parameters"]}, execution_count=1),
         v4.new_markdown_cell(
-            f"## What it says\n\nA cell with {HOSTILE} in it.\n\n{RAW}\n\n<div onclick='x'>\n{SCRIPT}\n</div>"
+            f"## What it says {HOSTILE}\nA cell with {HOSTILE} in it.\n\n{RAW}\n\n<div onclick='x'>\n{SCRIPT}\n</div>"
         ),
-        v4.new_code_cell("open('executed', 'w'); 1 / 0", outputs=outputs, execution_count=2),
+        v4.new_code_cell(f"open({str(mark)!r}, 'w')", outputs=outputs, metadata=hostile, execution_count=2),
         v4.new_raw_cell(SCRIPT, metadata={"format": "text/html"}),
-        v4.new_markdown_cell("Scores of `arms`, as $\\beta$ grows."),
+        v4.new_markdown_cell(LINKS),
+        v4.new_markdown_cell(f"Scores of `arms`, as $\\beta$ grows, {ALT}:"),
         v4.new_code_cell("draw('09_made.png')", outputs=[display({"image/png": PIXEL})], execution_count=3),
     ]
     metadata = {
         "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        **settings,
         "widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"m": {}}, "version_major": 2}},
     }
     return v4.new_notebook(cells=cells, metadata=metadata)
@@ -110,7 +159,13 @@ def make_record():
         "results": [row | {"n_prompts": 8}],
         "paper": [headline | {"value": 0.625, "source": "Somebody 2024, Table 1"}],
         "figures": ["09_made.png"],
-        "manifest": {"profile": "micro", "commit": "0123456789abcdef", "device": "cpu", "wall_seconds": 3.4},
+        "manifest": {
+            "profile": "micro",
+            "commit": "0123456789abcdef",
+            "dirty": True,
+            "device": "cpu",
+            "wall_seconds": 3.4,
+        },
     }
 
 
@@ -126,7 +181,8 @@ def tiny(tmp_path_factory):
         patch.setattr(site, "library_modules", lambda: {"tacit.errors": "The one exception."})
         for folder in ("notebooks", "outputs/micro", "params/micro"):
             (root / folder).mkdir(parents=True)
-        notebook = make_notebook()
+        notebook = make_notebook(root / "executed")
+        notebook.cells[1].source = f'n: int = 1  # how many "n" {HOSTILE}'
         for folder in ("notebooks", "outputs/micro"):
             nbformat.write(notebook, root / folder / "09_made.ipynb")
         (root / "params/micro/09_made.yaml").write_text("n: 3\n")
@@ -135,8 +191,10 @@ def tiny(tmp_path_factory):
         before = {path: path.read_bytes() for path in (root / "outputs").rglob("*") if path.is_file()}
         front = site.build_site(profile="micro", out=root / "built", say=said.append)
         assert {path: path.read_bytes() for path in (root / "outputs").rglob("*") if path.is_file()} == before
-    assert len(said) == 1 and '"raw" directive disabled' in said[0]  # of the made-up Markdown cell
-    assert not list(root.rglob("executed")) and not Path("executed").exists()
+    assert not (root / "executed").exists()  # the made-up cell's code would have written it, wherever it ran
+    assert not [line for line in said if "09_made" not in line], said
+    for told in ('"raw" directive disabled', "formula not rendered", "picture not in the site"):
+        assert any(told in line for line in said), (told, said)
     return front.parent
 
 
@@ -157,25 +215,28 @@ class Page(HTMLParser):
 
 
 def check_local(folder, *, said):
-    """Everything that a page loads is a file of the site.
+    """Everything that a page loads (``src``, a style sheet's, icon's or preload's ``href``, and so on) is a file of the site.
 
-    So is whatever it links to, but for links to the web that a reader may click: those that the sources' text ``said`` has, and
-    the theme's name in the footer.
+    So is whatever it links to, but for links to the web that a reader may click, such as a paper's (``<a href="https:...">``):
+    those that the sources' text ``said`` has, and the theme's name in the footer. Opening a page requests nothing from elsewhere.
     """
     pages = sorted(folder.rglob("*.html"))
     assert pages
     for path in pages:
         for tag, attributes in Page(path).tags:
             assert not [name for name in attributes if name.startswith("on")], (path.name, tag, attributes)
+            assert attributes.get("http-equiv") is None, (path.name, attributes)
             for name in ("src", "href", "srcset", "poster", "data", "action", "xlink:href"):
                 link = attributes.get(name)
-                if link is None or (tag, name) == ("form", "data"):
+                if link is None:
                     continue
                 where = urlsplit(link)
                 if tag == "a" and where.scheme in ("http", "https"):
                     assert link in (*re.findall(r"https?://[^\s)\"'<>`]+", said), THEME), (
                         f"{path.name} links to {link}, which no source does"
                     )
+                    continue
+                if tag == "a" and where.scheme == "mailto":
                     continue
                 assert not where.scheme and not where.netloc, f"{path.name} loads {link}"
                 if where.path:
@@ -186,8 +247,68 @@ def check_local(folder, *, said):
         assert not re.search(r"@import\s+(url\()?['\"]?(https?:)?//", path.read_text("utf-8"))
 
 
+def read_pages():
+    """The text of the repository's own pages."""
+    return "".join((ROOT / name).read_text("utf-8") for name in ("README.md", *site.PAGES))
+
+
 def test_no_page_loads_anything_from_elsewhere(tiny):
-    check_local(tiny, said="".join((ROOT / name).read_text() for name in ("README.md", *site.PAGES)))
+    check_local(tiny, said=read_pages())
+
+
+def test_hostile_links_and_pictures_become_their_texts(tiny):
+    page = Page(tiny / "notebooks/09_made.html")
+    for shown in (
+        "Remote",
+        "Rooted",
+        "Of the disk",
+        "Badge",
+        "A file",
+        "Script link",
+        "Directive",
+        "rst link",
+        "another",
+        "got",
+    ):
+        assert shown in page.text, shown
+    links = {attributes.get("href") for tag, attributes in page.tags if tag == "a"}
+    assert {"https://arxiv.org/abs/2409.14254", "mailto:a%40b.example", "../index.html", "#"} <= links
+    assert not [link for link in links if link and re.search("evil|hostname|Makefile|data:", link)]
+    assert not [attributes for tag, attributes in page.tags if "evil.example" in str(attributes)]
+    assert not list(tiny.rglob("hostname*")) and not (tiny / "_downloads").exists()
+
+
+def test_formulas_that_cannot_be_converted_stay_as_latex(tiny):
+    page = (tiny / "notebooks/09_made.html").read_text("utf-8")
+    assert "<code>5 a month &amp; </code>" in page
+    assert "&lt;img src=x onerror=" in page.partition("Prose that costs")[2][:2000]
+
+
+def test_the_real_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
+    """The site of the committed outputs with every module: no warnings, every page local, a page and a card per notebook."""
+    for name in ("sphinx", "myst_nb", "furo", "bleach"):
+        pytest.importorskip(name, reason=f"the site's extra is not installed: {name}")
+    said = []
+    front = Page(site.build_site(profile="micro", out=tmp_path / "site", say=said.append))
+    assert said == []
+    out, notebooks = tmp_path / "site", sorted((ROOT / "outputs/micro").glob("*.ipynb"))
+    cells = [cell.source for path in notebooks for cell in nbformat.read(path, 4).cells]
+    code = [path.read_text("utf-8") for path in (ROOT / "lib").rglob("*.py")]
+    check_local(out, said="\n".join([read_pages(), *cells, *code]))
+    cards = [attributes for _, attributes in front.tags if "card" in (attributes.get("class") or "").split()]
+    links = [attributes.get("href") for tag, attributes in front.tags if tag == "a"]
+    assert len(cards) == len(notebooks) > 0
+    for path in notebooks:
+        assert (out / f"notebooks/{path.stem}.html").is_file()
+        assert links.count(f"notebooks/{path.stem}.html") >= 3, path.stem  # the sidebar, the card's title, its figure
+    for name in site.PAGES:
+        assert f"{name.removesuffix('.md')}.html" in links or name == "params/README.md", name
+    for path in out.rglob("*.html"):
+        assert all(attributes.get("alt", "").strip() for tag, attributes in Page(path).tags if tag == "img"), path
+    for name in ("CONTRIBUTING.html", "docs/rerunning.html"):  # their links to other pages of the repository are links
+        hrefs = [attributes.get("href") for tag, attributes in Page(out / name).tags if tag == "a"]
+        assert hrefs.count("LOG.html" if name == "CONTRIBUTING.html" else "../params/README.html") >= 1
+    assert "How it was measured" in Page(out / "docs/speed.html").text
 
 
 def test_what_models_say_is_text(tiny):
@@ -196,11 +317,14 @@ def test_what_models_say_is_text(tiny):
     assert "x" not in sources
     inline = re.findall(r"<script[^>]*>(.*?)</script>", (tiny / "notebooks/09_made.html").read_text(), re.DOTALL)
     assert not [text for text in inline if "hacked" in text]
-    for shown in ("stream", "A cell with", "markdown output", "plain", "error"):
+    for shown in ("stream", "A cell with", "markdown output", "plain", "error", "What it says", "ansi", "latex"):
         assert re.search(rf"{shown} {re.escape(SCRIPT)}", page.text), shown
     assert page.text.count(SCRIPT) >= 8  # the five above, two tables, and the cell's block of HTML
-    for left_out in ("a widget", "<Markdown>"):
+    for left_out in ("a widget", "<Markdown>", "another text"):
         assert left_out not in page.text
+    for kind in ("image/svg+xml", "text/latex"):
+        assert page.text.count(f"(an output of kind {kind} is left out)") == 1
+    assert f'how many "n" {HOSTILE}' in Page(tiny / "parameters/09_made.html").text
     front = Page(tiny / "index.html").text
     assert f"Nothing runs: {HOSTILE}" in front
     assert f"9. A made-up one {IMAGE}" in front
@@ -208,8 +332,8 @@ def test_what_models_say_is_text(tiny):
 
 def test_nothing_was_executed(tiny):
     text = Page(tiny / "notebooks/09_made.html").text
-    assert "executed" in text and "ZeroDivisionError" not in text
-    assert "profile micro" in text and "0123456789" in text and "3 seconds" in text
+    assert "profile micro" in text and "3 seconds" in text
+    assert "commit 0123456789 with changes that were not committed" in text
 
 
 def test_the_card_has_the_claim_the_verdict_and_both_numbers(tiny):
@@ -222,7 +346,7 @@ def test_the_card_has_the_claim_the_verdict_and_both_numbers(tiny):
     ):
         assert told in front.text, told
     pictures = [attributes for tag, attributes in front.tags if tag == "img"]
-    assert [attributes["alt"] for attributes in pictures] == ["What it says: Scores of arms, as beta grows."]
+    assert [attributes["alt"] for attributes in pictures] == [SHOWN]
     assert (tiny / pictures[0]["src"]).read_bytes() == base64.b64decode(PIXEL)
 
 
@@ -230,18 +354,18 @@ def test_every_figure_has_an_alternative_text(tiny):
     pictures = [a for path in tiny.rglob("*.html") for tag, a in Page(path).tags if tag == "img"]
     assert all(a.get("alt") for a in pictures)
     ours = [a["alt"] for a in pictures if "_images/" in a["src"]]
-    assert ours == ["What it says: Scores of arms, as beta grows."] * 2  # the card's and the notebook's
+    assert ours == [SHOWN] * 2  # the card's and the notebook's
 
 
 def test_parameters_formulas_and_docstrings_are_there(tiny):
     table = Page(tiny / "parameters/09_made.html").text
-    assert re.search(r"parameter meaning type default micro n how many int 1 3", table)
-    page = (tiny / "notebooks/09_made.html").read_text()
-    assert len(re.findall(r"<math\b", page)) == 3 and len(re.findall(r'<math\b[^>]*display="block"', page)) == 1
+    assert re.search(r"parameter meaning type default micro n how many .* int 1 3", table)
+    page = (tiny / "notebooks/09_made.html").read_text().partition("Executed")[0]
+    assert len(re.findall(r"<math\b", page)) == 2 and len(re.findall(r'<math\b[^>]*display="block"', page)) == 1
     assert "$" not in Page(tiny / "notebooks/09_made.html").text.partition("Executed")[0]
     assert re.search(r"<mfrac[^>]*>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", page)
     assert "Something the user can mend" in Page(tiny / "api/tacit.errors.html").text
-    assert "Nothing is measured yet" in Page(tiny / "speed.html").text
+    assert "How it was measured" not in Page(tiny / "docs/speed.html").text  # the made-up outputs have no bench
     assert "One page. Data flows down" in Page(tiny / "ARCHITECTURE.html").text
 
 
@@ -252,6 +376,11 @@ def test_an_earlier_site_is_replaced_and_another_folder_is_not(tiny, tmp_path, m
     with pytest.raises(TacitError, match="is no site"):
         site.build_site(profile="micro", out=mine)
     assert (mine / "note.txt").read_text() == "kept"
+    (mine / ".buildinfo").write_text("# Sphinx build info version 1")
+    with pytest.raises(TacitError, match="is no site"):
+        site.build_site(profile="micro", out=mine)
+    with pytest.raises(TacitError, match="cannot write the site"):
+        site.build_site(profile="micro", out=mine / "note.txt" / "site")
     old = tmp_path / "old"
     shutil.copytree(tiny, old)
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path)
@@ -259,6 +388,18 @@ def test_an_earlier_site_is_replaced_and_another_folder_is_not(tiny, tmp_path, m
         site.build_site(profile="none", out=old)
     assert (old / "index.html").read_bytes() == (tiny / "index.html").read_bytes()
     assert not list(tmp_path.glob(".site-*"))
+
+
+def test_an_earlier_site_comes_back_where_the_new_one_cannot_be_moved(tmp_path):
+    out, built, earlier = tmp_path / "out", tmp_path / "built", tmp_path / "earlier"
+    for folder, text in ((out, "old"), (built, "new")):
+        folder.mkdir()
+        (folder / "index.html").write_text(text)
+    with pytest.raises(FileNotFoundError):
+        site.put_in_place(tmp_path / "missing", out, earlier=earlier)
+    assert (out / "index.html").read_text() == "old" and not earlier.exists()
+    site.put_in_place(built, out, earlier=earlier)
+    assert (out / "index.html").read_text() == "new" and (earlier / "index.html").read_text() == "old"
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
@@ -273,26 +414,72 @@ def find_browser():
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def hacked_in_browser(page, folder):
-    """What ``window.hacked`` is after the page's scripts, pictures and their errors, in a headless Chromium."""
-    probe = "<script>addEventListener('load', () => setTimeout(() => document.documentElement.setAttribute('data-hacked', window.hacked), 300))</script>"
-    probed = page.with_name(f"probed-{page.name}")
-    probed.write_text(page.read_text("utf-8").replace("</body>", probe + "</body>"), "utf-8")
-    call = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    call += [f"--user-data-dir={folder}", "--virtual-time-budget=5000", "--dump-dom", probed.resolve().as_uri()]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+def probe_in_browser(page, folder, value, *flags, width=0):
+    """What the script ``value`` is on the page after its scripts, pictures and their errors, in a headless Chromium.
+
+    With ``width`` the page stands in a frame of so many pixels: Chromium's own window is never narrower than 500.
+    """
+    tell = f"setTimeout(() => top.postMessage(String({value}), '*'), 300)"
+    hear = "addEventListener('message', told => document.documentElement.setAttribute('data-told', told.data));"
+    probed, frame = page.with_name(f"probed-{page.name}"), page.with_name(f"frame-{page.name}")
+    script = f"<script>{'' if width else hear} addEventListener('load', () => {tell})</script>"
+    probed.write_text(page.read_text("utf-8").replace("</body>", script + "</body>"), "utf-8")
+    frame.write_text(
+        f"<!doctype html><html><script>{hear}</script><iframe src='{probed.name}' width={width} height=800 frameborder=0>"
+    )
+    call = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *flags]
+    call += [f"--user-data-dir={folder}", "--virtual-time-budget=5000", "--dump-dom"]
+    opened = frame if width else probed
+    done = subprocess.run([*call, opened.resolve().as_uri()], capture_output=True, text=True, timeout=120, check=False)
     probed.unlink()
-    return re.search(r'<html[^>]*data-hacked="(\w+)"', done.stdout).group(1)
+    frame.unlink()
+    return re.search(r'<html[^>]*data-told="([^"]*)"', done.stdout).group(1)
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium here: Debian's package is `chromium`")
+NO_BROWSER = pytest.mark.skipif(find_browser() is None, reason="no Chromium here: Debian's package is `chromium`")
+
+
+@NO_BROWSER
 def test_nothing_runs_in_a_browser(tiny, tmp_path):
     for number, payload in enumerate((SCRIPT, IMAGE)):
         bad = tmp_path / f"bad-{number}.html"
         bad.write_text(f"<html><body>{payload}</body></html>")
-        assert hacked_in_browser(bad, tmp_path / "browser") == "1"  # unescaped, both do run
-    for name in ("notebooks/09_made.html", "index.html"):
-        assert hacked_in_browser(tiny / name, tmp_path / "browser") == "undefined", name
+        assert probe_in_browser(bad, tmp_path / "browser", "window.hacked") == "1"  # unescaped, both do run
+    for name in ("notebooks/09_made.html", "index.html", "parameters/09_made.html"):
+        assert probe_in_browser(tiny / name, tmp_path / "browser", "window.hacked") == "undefined", name
+
+
+@NO_BROWSER
+def test_pages_fit_a_phone(tiny, tmp_path):
+    parts = "[document.documentElement, ...document.querySelectorAll('.content, article')]"  # Furo's content may scroll by itself
+    value = f"[innerWidth, Math.max(...{parts}.map(part => part.scrollWidth))]"
+    wide = tmp_path / "wide.html"
+    wide.write_text("<!doctype html><html><body><div style='width: 600px'>wide</div></body></html>")
+    width, needed = probe_in_browser(wide, tmp_path / "browser", value, width=375).split(",")
+    assert width == "375" and int(needed) >= 600  # a page that is too wide is seen
+    for name in ("index.html", "notebooks/09_made.html", "parameters/09_made.html"):
+        width, needed = probe_in_browser(tiny / name, tmp_path / "browser", value, width=375).split(",")
+        assert width == "375" and int(needed) <= 376, name
+
+
+def luminance(colour):
+    """The relative luminance of a colour such as ``rgb(19, 20, 22)``, from 0 to 1 (WCAG's weights, without its gamma)."""
+    red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+
+@NO_BROWSER
+def test_dark_mode_follows_the_system_and_the_switch(tiny, tmp_path):
+    """The body, and the ground of a stream's text in a notebook, are dark or light together, by system or by Furo's switch."""
+    ground = "getComputedStyle(document.body).backgroundColor"
+    stream = "getComputedStyle(document.querySelector('.cell_output .stderr')).backgroundColor"
+    for flags in ((), ("--force-dark-mode",)):
+        for switched in ("auto", "light", "dark"):
+            value = f"(document.body.dataset.theme = '{switched}', {ground} + ';' + {stream})"
+            told = probe_in_browser(tiny / "notebooks/09_made.html", tmp_path / "browser", value, *flags)
+            dark = switched == "dark" or (switched == "auto" and bool(flags))
+            assert [luminance(colour) < 0.35 for colour in told.split(";")] == [dark, dark], (flags, switched, told)
+    assert luminance(probe_in_browser(tiny / "index.html", tmp_path / "browser", ground, "--force-dark-mode")) < 0.2
 
 
 def test_the_notebook_given_is_not_changed():
@@ -300,8 +487,45 @@ def test_the_notebook_given_is_not_changed():
     before = copy.deepcopy(notebook)
     made = site.prepare_notebook(notebook, stem="09_made", record=make_record())
     assert notebook == before
-    assert "widgets" not in made.metadata
+    assert set(made.metadata) == {"kernelspec", "language_info"}
+    assert {name for cell in made.cells for name in cell.metadata} == {"tags", "mystnb"}
+    assert {name for cell in made.cells for name in cell.metadata.get("mystnb", {})} == {"image"}
     nbformat.validate(made)
+
+
+def test_notebooks_without_a_heading_are_named_by_their_file(tmp_path):
+    v4 = nbformat.v4
+    for cells in ([], [v4.new_markdown_cell("")], [v4.new_code_cell("# no heading"), v4.new_markdown_cell("prose")]):
+        assert site.find_title(v4.new_notebook(cells=cells), default="09_made") == "09_made"
+    late = v4.new_notebook(cells=[v4.new_markdown_cell(""), v4.new_markdown_cell("\n# Late\n")])
+    assert site.find_title(late, default="09_made") == "Late"
+
+
+@pytest.mark.parametrize("name", ["../09_made.png", "/etc/hostname", "a/b.png"])
+def test_figures_outside_the_outputs_are_refused(name):
+    with pytest.raises(TacitError, match="is no name of a figure"):
+        site.card("09_made", make_record() | {"figures": [name]}, alt="x")
+
+
+def test_a_card_says_why_it_has_no_number_of_the_paper():
+    other = {"arm": "another", "metric": "win rate", "value": 0.5, "source": "Somebody"}
+    papers = {
+        "no value of a paper": [],
+        "the paper gives no value of this metric": [other | {"metric": "strict"}],
+        "the paper gives this metric of other arms only": [other],
+    }
+    for told, paper in papers.items():
+        shown = site.card("09_made", make_record() | {"paper": paper}, alt="x")
+        assert f"- {told}\n" in shown and [text for text in papers if f"- {text}\n" in shown] == [told]
+
+
+def test_the_front_page_leaves_out_the_picture_and_its_caption(tmp_path, monkeypatch):
+    text = "# T\n\nFirst.\n\n![Alt](a.png)\n\n*Figure: a caption.*\n\nLast, *Figure* of speech.\n\n## Section\n\nNo."
+    (tmp_path / "README.md").write_text(text)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    site.write_front(tmp_path, profile="micro", cards={})
+    opening = (tmp_path / "index.md").read_text().partition("## Findings")[0]
+    assert opening.strip().split("\n\n") == ["# T", "First.", "Last, *Figure* of speech."]
 
 
 def test_all_formulas_of_the_notebooks_become_mathml():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import copy
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -26,14 +25,20 @@ import nbformat
 from tacit import paths
 from tacit.errors import TacitError
 from tacit.metrics import find_result, read_metrics
-from tacit.parameters import notebook_parameters, read_notebook, read_params
+from tacit.parameters import as_yaml, notebook_parameters, profiles, read_notebook, read_params
 
 TABLE = ("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td")
 PROSE = ("p", "div", "span", "br", "hr", "ul", "ol", "li", "em", "strong", "code", "pre", "blockquote")
 TAGS = {*TABLE, *PROSE, "h1", "h2", "h3", "h4", "h5", "h6"}
 ATTRIBUTES = ["class", "colspan", "rowspan"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PAGES = ("ARCHITECTURE.md", "LOG.md", "docs/many_machines.md", "params/README.md")
+USE = ("docs/rerunning", "docs/bring_your_own", "docs/glossary", "CONTRIBUTING")
+REFERENCE = ("parameters/index", "docs/speed", "ARCHITECTURE", "api/index", "docs/many_machines", "LOG")
+PAGES = (
+    *(f"{name}.md" for name in (*USE, "docs/speed", "ARCHITECTURE", "docs/many_machines", "LOG")),
+    "params/README.md",
+)
+MARK = ".tacit-site"  # the file by which a folder is known as a site of ours, which may be replaced
 
 
 def escape(text: str) -> str:
@@ -42,8 +47,8 @@ def escape(text: str) -> str:
 
 
 def code_span(value: Any) -> str:
-    """A parameter's value (as JSON) as code that may stand in a cell of a Markdown table."""
-    text = json.dumps(value, ensure_ascii=False)
+    """A parameter's value (as ``-p`` takes it) as code that may stand in a cell of a Markdown table."""
+    text = as_yaml(value)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}".replace("|", "\\|")
 
@@ -67,7 +72,8 @@ def markdown_html(text: str) -> str:
 def safe_outputs(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     """A code cell's outputs with one harmless form each: picture, cleaned HTML or text.
 
-    Streams and errors stay, since they are shown as text. Widgets and scripts are left out: they load programs from elsewhere.
+    Streams and errors stay, since they are shown as text. Widgets are left out: they load programs from elsewhere. An output of
+    other kinds only, such as a script or SVG, becomes a line that says so.
     """
     kept = []
     for output in outputs:
@@ -85,19 +91,27 @@ def safe_outputs(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.Note
             elif "text/plain" in data:
                 shown = {"text/plain": data["text/plain"]}
             else:
-                continue
+                shown = {"text/plain": f"(an output of kind {', '.join(data) or 'none'} is left out)"}
             output = nbformat.from_dict(dict(output) | {"data": shown, "metadata": {}})
         kept.append(output)
     return kept
 
 
-def describe_figure(cells: Sequence[nbformat.NotebookNode], index: int) -> str:
-    """Alternative text of the figure of cell ``index``: the section's heading and the last paragraph above it, without markup."""
-    above = [cell.source for cell in cells[:index] if cell.cell_type == "markdown"]
-    paragraphs = [part.strip() for source in above for part in re.split(r"\n\s*\n", source) if part.strip()]
-    headings = [part.splitlines()[0].lstrip("# ") for part in paragraphs if part.startswith("#")]
-    prose = [part for part in paragraphs if not part.startswith("#")]
-    text = ": ".join([*headings[-1:], *prose[-1:]]) or "Figure"
+def find_title(notebook: nbformat.NotebookNode, *, default: str) -> str:
+    """A notebook's first heading, without its marks; ``default`` where it has none."""
+    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return next((line.lstrip("# ") for line in lines if re.match(r"#+ +\S", line)), default)
+
+
+def describe_figure(cells: Sequence[nbformat.NotebookNode], index: int, *, title: str) -> str:
+    """Alternative text of the figure of cell ``index``: ``title``, the section's heading and the last paragraph above, no markup."""
+    above = "\n\n".join(cell.source for cell in cells[:index] if cell.cell_type == "markdown")
+    above = re.sub(r"^(#+ .*)$", r"\n\1\n", above, flags=re.MULTILINE)  # a heading needs no empty line after it
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", above) if part.strip()]
+    sections = [part.lstrip("# ") for part in paragraphs if re.match("##+ ", part)]
+    prose = [part for part in paragraphs if not re.match("#+ ", part)]
+    parts = [part.rstrip(" .:") for part in (title, *sections[-1:], *prose[-1:])]
+    text = " ".join(part if part.endswith(("?", "!")) else f"{part}." for part in parts)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return " ".join(re.sub(r"[`*$\\{}]", "", text).split())
 
@@ -108,7 +122,10 @@ def provenance_line(stem: str, record: dict) -> str:
     parts = [f"profile {escape(str(manifest.get('profile', 'unknown')))}"]
     if (paths.NOTEBOOKS / f"{stem}.ipynb").exists():
         parts[0] += f" ([parameters](../parameters/{stem}.md))"
-    parts += [escape(f"{key} {manifest[key][:10]}") for key in ("commit", "started") if manifest.get(key)]
+    if manifest.get("commit"):
+        changed = " with changes that were not committed" if manifest.get("dirty") else ""
+        parts.append(escape(f"commit {manifest['commit'][:10]}{changed}"))
+    parts += [escape(f"started {manifest['started'][:10]}")] if manifest.get("started") else []
     parts += [escape(manifest["device"])] if manifest.get("device") else []
     parts += [f"{manifest['wall_seconds']:.0f} seconds"] if "wall_seconds" in manifest else []
     return f"*Executed: {', '.join(parts)}.*"
@@ -117,24 +134,39 @@ def provenance_line(stem: str, record: dict) -> str:
 def prepare_notebook(notebook: nbformat.NotebookNode, *, stem: str, record: dict) -> nbformat.NotebookNode:
     """A copy of an executed notebook for the site: harmless outputs, alternative texts of figures, a line on how it was executed.
 
-    Raw cells are left out, and what the notebook's metadata says of widgets. The notebook given is not changed.
+    Raw cells are left out. Of the metadata only the language and the cells' tags stay: the rest holds widgets, or settings that
+    would go before those of ``docs/conf.py``, such as executing the notebook. The notebook given is not changed.
     """
     notebook = copy.deepcopy(notebook)
-    notebook.metadata.pop("widgets", None)
+    for name in set(notebook.metadata) - {"kernelspec", "language_info"}:
+        del notebook.metadata[name]
     cells = [cell for cell in notebook.cells if cell.cell_type != "raw"]
     for index, cell in enumerate(cells):
+        tags = list(cell.metadata.get("tags", []))
+        tags += ["hide-input"] if "parameters" in tags else []  # the defaults; the next cell has what the run took
+        cell.metadata = nbformat.from_dict({"tags": tags})
         if cell.cell_type == "code":
             cell.outputs = safe_outputs(cell.outputs)
-            cell.metadata["mystnb"] = {"image": {"alt": describe_figure(cells, index)}}
-            if "parameters" in cell.metadata.get("tags", []):
-                cell.metadata["tags"].append("hide-input")  # the defaults; the next cell has what the run took
+            alt = describe_figure(cells, index, title=record["finding"])
+            cell.metadata["mystnb"] = nbformat.from_dict({"image": {"alt": alt}})
     cells.insert(1, nbformat.v4.new_markdown_cell(provenance_line(stem, record), id="executed"))
     notebook.cells = cells
     return notebook
 
 
+def main_figure(record: dict) -> str | None:
+    """The name of a finding's first figure, or None; raises TacitError for a name that leads out of the outputs' folder."""
+    name = next(iter(record["figures"]), None)
+    if name is not None and Path(name).name != name:
+        raise TacitError(f"{record['finding']}: {name!r} is no name of a figure: figures lie beside the metrics file")
+    return name
+
+
 def card(stem: str, record: dict, *, alt: str) -> str:
-    """Markdown of a finding's card: claim, whether it holds, main number with interval beside the paper's, figure."""
+    """Markdown of a finding's card: claim, whether it holds, main number with interval beside the paper's, figure.
+
+    Raises TacitError for a figure's name that leads out of the outputs' folder.
+    """
     arm, metric = record["headline"]["arm"], record["headline"]["metric"]
     row = find_result(record, arm=arm, metric=metric)
     holds = record["claim_holds"]
@@ -145,6 +177,12 @@ def card(stem: str, record: dict, *, alt: str) -> str:
         for known in record["paper"]
         if (known["arm"], known["metric"]) == (arm, metric)
     ]
+    if not record["paper"]:
+        paper = ["no value of a paper"]
+    elif metric not in {known["metric"] for known in record["paper"]}:
+        paper = ["the paper gives no value of this metric"]
+    elif not paper:
+        paper = ["the paper gives this metric of other arms only"]
     lines = [
         "::::{container} card",
         f":::{{rubric}} [{escape(record['finding'])}]({page})",
@@ -153,11 +191,12 @@ def card(stem: str, record: dict, *, alt: str) -> str:
         *(":::{container} verdict " + ("holds" if holds else "fails"), "holds" if holds else "does not hold", ":::"),
         *(escape(record["claim"]), ""),
         *(":::{container} numbers", f"{escape(f'{metric}, {arm}')}", ""),
-        *(f"- {line}" for line in [here, *(paper or ["no value of a paper for it"])]),
+        *(f"- {line}" for line in [here, *paper]),
         ":::",
     ]
-    if record["figures"]:
-        lines += ["", f"[![{escape(alt)}](figures/{record['figures'][0]})]({page})"]
+    figure = main_figure(record)
+    if figure:
+        lines += ["", f"[![{escape(alt)}](<figures/{figure}>)]({page})"]
     return "\n".join([*lines, "::::"])
 
 
@@ -169,7 +208,7 @@ def toctree(*entries: str, caption: str) -> str:
 def write_notebooks(sources: Path, *, profile: str) -> dict[str, str]:
     """Write the copies of the notebooks in ``outputs/<profile>/`` and their main figures; returns the findings' cards by notebook.
 
-    Raises TacitError where the profile has no outputs, or where a notebook's metrics or main figure are missing.
+    Raises TacitError where the profile has no outputs, or where a notebook's metrics or main figure are missing or malformed.
     """
     folder = paths.OUTPUTS / profile
     notebooks = sorted(folder.glob("*.ipynb"))
@@ -184,8 +223,8 @@ def write_notebooks(sources: Path, *, profile: str) -> dict[str, str]:
         record = read_metrics(path.with_suffix(".json"))
         prepared = prepare_notebook(read_notebook(path), stem=path.stem, record=record)
         nbformat.write(prepared, sources / "notebooks" / path.name)
-        alt = f"Figure of finding {record['finding']}"
-        for name in record["figures"][:1]:
+        alt, name = f"{record['finding']}: figure", main_figure(record)
+        if name:
             if not (folder / name).is_file():
                 raise TacitError(
                     f"outputs/{profile}/{name} is missing, which {path.stem}.json names: run the notebook again"
@@ -198,9 +237,13 @@ def write_notebooks(sources: Path, *, profile: str) -> dict[str, str]:
 
 
 def write_front(sources: Path, *, profile: str, cards: dict[str, str]) -> None:
-    """Write the front page: README.md up to its first section, the cards, and the table of contents of the whole site."""
+    """Write the front page: README.md up to its first section, the cards, and the table of contents of the whole site.
+
+    README's figure and its caption are left out: the cards have the figures.
+    """
     opening = (paths.ROOT / "README.md").read_text("utf-8").split("\n## ")[0]
-    opening = "\n".join(line for line in opening.splitlines() if not line.startswith("!["))
+    paragraphs = re.split(r"\n\s*\n", opening)
+    opening = "\n\n".join(part for part in paragraphs if not part.startswith(("![", "*Figure")))
     told = (
         f"Profile {escape(profile)}. Each card is what a notebook measured, by the rule it states; intervals are 95%."
     )
@@ -209,9 +252,8 @@ def write_front(sources: Path, *, profile: str, cards: dict[str, str]) -> None:
         f"## Findings\n\n{told}",
         ":::::{container} cards\n" + "\n\n".join(cards.values()) + "\n:::::",
         toctree(*(f"notebooks/{stem}" for stem in cards), caption="Notebooks"),
-        toctree(
-            "parameters/index", "speed", "ARCHITECTURE", "api/index", "docs/many_machines", "LOG", caption="Reference"
-        ),
+        toctree(*USE, caption="Use"),
+        toctree(*REFERENCE, caption="Reference"),
     ]
     (sources / "index.md").write_text("\n\n".join(front) + "\n", "utf-8")
 
@@ -219,14 +261,14 @@ def write_front(sources: Path, *, profile: str, cards: dict[str, str]) -> None:
 def parameter_table(stem: str) -> str:
     """Markdown table of a notebook's parameters: meaning, type, default, and the value in each profile that has the notebook."""
     declared = notebook_parameters(paths.NOTEBOOKS / f"{stem}.ipynb")
-    found = {path.parent.name for path in paths.PARAMS.glob(f"*/{stem}.yaml")}
-    profiles = sorted(found - {"smoke"}, key=lambda name: (name != "micro", name))  # smoke holds the defaults
-    values = {name: read_params(name, stem) for name in profiles}
-    heads = ["parameter", "meaning", "type", "default", *profiles]
+    found = [name for name in profiles() if (paths.PARAMS / name / f"{stem}.yaml").exists() and name != "smoke"]
+    found.sort(key=lambda name: name != "micro")  # first; smoke holds the defaults
+    values = {name: read_params(name, stem) for name in found}
+    heads = ["parameter", "meaning", "type", "default", *found]
     rows = ["| " + " | ".join(map(escape, heads)) + " |", "|---" * len(heads) + "|"]
     for name, parameter in declared.items():
         told = [f"`{name}`", escape(parameter.meaning), f"`{parameter.annotation}`".replace("|", "\\|")]
-        told += [code_span(parameter.default), *(code_span(values[profile].get(name)) for profile in profiles)]
+        told += [code_span(parameter.default), *(code_span(values[profile].get(name)) for profile in found)]
         rows.append("| " + " | ".join(told) + " |")
     return "\n".join(rows)
 
@@ -237,7 +279,7 @@ def write_parameters(sources: Path, *, stems: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     listed = []
     for stem in stems:
-        title = escape(read_notebook(paths.NOTEBOOKS / f"{stem}.ipynb").cells[0].source.splitlines()[0].lstrip("# "))
+        title = escape(find_title(read_notebook(paths.NOTEBOOKS / f"{stem}.ipynb"), default=stem))
         told = f"{title}.\n\nThe defaults make the notebook run in seconds and measure nothing."
         if (sources / "notebooks" / f"{stem}.ipynb").exists():
             told += f" [The executed notebook](../notebooks/{stem}.ipynb)."
@@ -285,17 +327,13 @@ def write_api(sources: Path, *, modules: dict[str, str]) -> None:
 
 
 def write_speed(sources: Path) -> None:
-    """Write the page of speed ratios from ``outputs/bench/``: the table, how each was measured, and what GPUs did."""
+    """Add to the copy of ``docs/speed.md`` how each ratio of ``outputs/bench/`` was measured, and what GPUs did."""
     from tacit import bench, gpubench
 
     folder = paths.OUTPUTS / "bench"
-    page = [
-        "# Speed",
-        "Ratios measured in one process with interleaved repeats, after a check that both sides say the same.",
-    ]
-    files = bench.bench_files(folder)
-    page.append(bench.bench_table(folder) if files else "Nothing is measured yet: `make bench`.")
-    for path in files:
+    target = sources / "docs/speed.md"
+    page = [target.read_text("utf-8")]
+    for path in bench.bench_files(folder):
         record = bench.read_bench(path)
         page.append(f"## How it was measured: {escape(record['device'])}")
         for row in record["benches"]:
@@ -308,7 +346,7 @@ def write_speed(sources: Path) -> None:
     for path in sorted(folder.glob("gpu-*.json")):
         told = gpubench.describe(gpubench.read_results(path)).splitlines()
         page.append(f"## {escape(told[0])}\n\n" + "\n".join(f"    {line}" for line in told[1:]))
-    (sources / "speed.md").write_text("\n\n".join(page) + "\n", "utf-8")
+    target.write_text("\n\n".join(page) + "\n", "utf-8")
 
 
 def copy_pages(sources: Path) -> None:
@@ -343,19 +381,35 @@ def require_packages() -> None:
         raise TacitError(f"the site needs {', '.join(missing)}: pip install 'tacit[site]'")
 
 
+def put_in_place(built: Path, out: Path, *, earlier: Path) -> None:
+    """Move the folder ``built`` to ``out``; what is there goes to ``earlier``, and back again where the move fails (OSError)."""
+    if out.exists():
+        os.replace(out, earlier)
+    try:
+        os.replace(built, out)
+    except OSError:
+        if earlier.exists():
+            os.replace(earlier, out)
+        raise
+
+
 def build_site(*, profile: str, out: str | Path, say: Callable[[str], None] = print) -> Path:
     """Write the site of ``outputs/<profile>/`` into the folder ``out``, whole or not at all; returns its front page.
 
     A site that is there already is replaced. Raises TacitError where a package is missing, where ``out`` is a folder with
-    something else in it, where the profile has no outputs, and where Sphinx fails. Executes no notebook and changes nothing
-    in ``outputs/``.
+    something else in it or cannot be written, where the profile has no outputs, and where Sphinx fails. Executes no notebook
+    and changes nothing in ``outputs/``.
     """
     require_packages()
     out = Path(out).resolve()
-    if out.exists() and not ((out / ".buildinfo").is_file() or (out.is_dir() and not any(out.iterdir()))):
+    if out.exists() and not ((out / MARK).is_file() or (out.is_dir() and not any(out.iterdir()))):
         raise TacitError(f"{out} is there and is no site: choose another --out, or take it away")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".site-", dir=out.parent) as work:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".site-", dir=out.parent)
+    except OSError as error:
+        raise TacitError(f"cannot write the site to {out}: {error}") from None
+    with folder as work:
         sources, built = Path(work) / "source", Path(work) / "html"
         copy_pages(sources)
         cards = write_notebooks(sources, profile=profile)
@@ -365,7 +419,9 @@ def build_site(*, profile: str, out: str | Path, say: Callable[[str], None] = pr
         write_front(sources, profile=profile, cards=cards)
         for warning in render_pages(sources, built):
             say(f"warning: {warning}")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(built, out)
+        try:
+            (built / MARK).write_text("Written by `python -m tacit site`, which replaces this folder.\n", "utf-8")
+            put_in_place(built, out, earlier=Path(work) / "earlier")
+        except OSError as error:
+            raise TacitError(f"cannot write the site to {out}: {error}") from None
     return out / "index.html"
