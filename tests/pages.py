@@ -13,8 +13,11 @@ LEFT_OUT = {ROOT: {".git", ".venv", ".cache"}, ROOT / "outputs": {"models", "smo
 NAME = "12_my_finding"  # what the pages call a notebook that is yet to be written
 
 
-def copy_repository(target):
-    """The repository in ``target``, with the same weights, an empty cache, and a ``.venv/bin/python`` that is this interpreter."""
+def copy_repository(target, *, history=False):
+    """The repository in ``target``, with the same weights, an empty cache, and a ``.venv/bin/python`` that is this interpreter.
+
+    With ``history``, its commits too, and one more of whatever is not committed here.
+    """
 
     def ignore(folder, names):
         made = {n for n in names if n in ("__pycache__", ".ipynb_checkpoints") or n.endswith((".egg-info", "-custom"))}
@@ -26,6 +29,9 @@ def copy_repository(target):
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
+    if history:
+        shutil.copytree(ROOT / ".git", target / ".git")
+        perform(target, "git add --all -- . ':!outputs/models'; git commit --quiet --allow-empty --message copied")
     return target
 
 
@@ -62,6 +68,8 @@ def perform(root, command, *, timeout=600):
     """Run a block of shell commands in the copy, stopping at the first that fails; returns what they printed."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TACIT_", "PYTEST_"))}
     environment |= {"PYTHONPATH": str(root / "lib"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(root / ".cache/hf")}
+    for who in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{who}_NAME": "A", f"GIT_{who}_EMAIL": "a@example.org"}
     environment |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run(
         ["sh", "-e", "-c", command], cwd=root, env=environment, capture_output=True, text=True, timeout=timeout
