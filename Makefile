@@ -38,8 +38,8 @@ posttrain: $(VENV)/stamp ## post-train the micro teacher anew from micro-base (a
 readiness: $(VENV)/stamp ## pretrain finding 6's base models and measure each into outputs/readiness (two hours on 2 cores)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit readiness
 
-lab: $(VENV)/stamp ## open the notebooks in JupyterLab
-	$(VENV)/bin/jupyter lab notebooks
+lab: $(VENV)/stamp ## open the notebooks in JupyterLab (LAB="--no-browser --port 8890": its own options)
+	$(VENV)/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 bench: $(VENV)/stamp ## measure speed ratios into outputs/bench (about five minutes on 2 idle cores)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit bench

@@ -1,11 +1,15 @@
 """Parameters listed for a reader, and values as YAML."""
 
+import subprocess
+import sys
+
 import pytest
 import test_runner
 import yaml
-from tacit import paths
+from tacit import paths, runner
 from tacit.__main__ import main
-from tacit.parameters import as_yaml, describe_parameters, profiles
+from tacit.errors import TacitError
+from tacit.parameters import as_yaml, complete_parameters, describe_parameters, profiles, read_params
 
 project = test_runner.project
 
@@ -66,6 +70,33 @@ def test_a_profile_that_does_not_fit_is_named(project, capsys):
     (project / "params/toy/n1_good.yaml").write_text("n: 4\n")
     assert main(["params", "n1_good"]) == 2
     assert "params/toy/n1_good.yaml: parameter 'rate' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_train", -5), ("batch_size", -1), ("epochs", -2)])
+def test_sizes_are_not_negative(name, value):
+    path = paths.NOTEBOOKS / "00_micro_world.ipynb"
+    good = read_params("smoke", path.stem)
+    assert complete_parameters(path, good | {name: 0}, where="here")[name] == 0
+    with pytest.raises(TacitError, match=f"here: parameter {name} must not be negative: {value}"):
+        complete_parameters(path, good | {name: value}, where="here")
+
+
+def test_a_notebook_may_be_named_by_its_number_with_or_without_the_nought():
+    assert runner.find_notebooks(["7", "00", "0", "11"]) == [
+        *sorted(paths.NOTEBOOKS.glob("07_*.ipynb")),
+        *2 * sorted(paths.NOTEBOOKS.glob("00_*.ipynb")),
+        *sorted(paths.NOTEBOOKS.glob("11_*.ipynb")),
+    ]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    """`python -m tacit params NOTEBOOK | head`: the pipe closes while there is more to say."""
+    call = [sys.executable, "-m", "tacit", "params", "00_micro_world"]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 141
+    process.stderr.close()
 
 
 @pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

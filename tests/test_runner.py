@@ -116,7 +116,8 @@ def test_plain_papermill_gives_the_same_metrics(project, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-p", "rte", "0.5"], ["unknown parameter 'rte'"]),
+        (["-p", "rte", "0.5"], ["unknown parameter 'rte'", "did you mean rate?"]),
+        (["-p", "zzz", "0.5"], ["unknown parameter 'zzz': none of the chosen notebooks has it\n"]),
         (["-p", "seeds", "[1"], ["-p seeds", "not a YAML value"]),
         (["-p", "n", "many"], ["parameter n", "int", "'many'"]),
         (["-p", "n", "true"], ["parameter n", "int"]),

@@ -360,6 +360,7 @@ def test_every_figure_has_an_alternative_text(tiny):
 def test_parameters_formulas_and_docstrings_are_there(tiny):
     table = Page(tiny / "parameters/09_made.html").text
     assert re.search(r"parameter meaning type default micro n how many .* int 1 3", table)
+    assert "The claim does not hold here, by its rule. Executed: " in Page(tiny / "notebooks/09_made.html").text
     page = (tiny / "notebooks/09_made.html").read_text().partition("Executed")[0]
     assert len(re.findall(r"<math\b", page)) == 2 and len(re.findall(r'<math\b[^>]*display="block"', page)) == 1
     assert "$" not in Page(tiny / "notebooks/09_made.html").text.partition("Executed")[0]

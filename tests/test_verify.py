@@ -256,6 +256,13 @@ def test_a_commit_that_no_clone_would_have_is_a_fault(repository, capsys):
     assert f"HEAD has no ancestor {left}" in line
 
 
+def test_a_profile_that_was_never_run_is_said_in_one_line(repository, capsys):
+    for path in (repository / "outputs/toy").iterdir():
+        path.unlink()
+    assert main(["verify", "--profile", "toy"]) == 2
+    assert "outputs/toy has no executed notebook: run `python -m tacit run --profile toy`" in capsys.readouterr().err
+
+
 def test_unknown_profiles_are_refused(repository, capsys):
     assert main(["verify", "--profile", "other"]) == 2
     assert "params/other" in capsys.readouterr().err

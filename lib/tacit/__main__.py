@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from tacit.errors import TacitError
@@ -505,6 +506,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return 141
     except KeyboardInterrupt:
         print("stopped; finished notebooks, shards and the cache are kept", file=sys.stderr)
         return 130

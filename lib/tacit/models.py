@@ -49,7 +49,7 @@ def locate(name: str) -> str:
         return str(folder)
     if folder.exists() or name.startswith((".", "/", "outputs/")) or name.count("/") > 1:
         raise TacitError(
-            f"no checkpoint at {name}: there is no config.json in that folder; for the micro models run `make pretrain`"
+            f"no checkpoint at {name}: there is no config.json in that folder; check the path (the micro models are in outputs/models, as committed)"
         )
     return name
 

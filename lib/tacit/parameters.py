@@ -69,6 +69,9 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
     return found
 
 
+SIZES = ("batch_size", "micro_batch", "epochs", "max_length", "max_new_tokens")
+
+
 def _matches(annotation: ast.expr, value: Any) -> bool:
     match annotation:
         case ast.Name(id=name) if name in SCALARS:
@@ -168,6 +171,8 @@ def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> di
         raise TacitError(f"{where}: parameter {missing[0]!r} is missing; a profile is a complete set")
     for name, value in values.items():
         check_value(declared[name], value, where=where)
+        if isinstance(value, int) and value < 0 and (name.startswith("n_") or name in SIZES):
+            raise TacitError(f"{where}: parameter {name} must not be negative: {value}")
         try:
             values[name] = float(value) if declared[name].annotation == "float" else value
             json.dumps(values[name], allow_nan=False, ensure_ascii=False).encode("utf-8")

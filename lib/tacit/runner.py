@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import multiprocessing
@@ -44,7 +45,8 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
     chosen = []
     for name in names:
         stem = Path(name).stem if name.endswith(".ipynb") else name
-        hits = [p for p in everything if p.stem == stem or p.stem.split("_")[0] == stem]
+        number = stem.zfill(2) if stem.isdigit() else stem
+        hits = [p for p in everything if p.stem == stem or p.stem.split("_")[0] == number]
         if not hits:
             raise TacitError(f"no notebook {name!r}: there are {', '.join(p.stem for p in everything)}")
         chosen += hits
@@ -70,16 +72,19 @@ def plan(notebooks: Sequence[Path], *, profile: str, overrides: dict[str, str]) 
             parsed[name] = read_yaml(text)
         except ValueError:
             raise TacitError(f"-p {name}: {text!r} is not a YAML value") from None
-    planned, used = [], set()
+    planned, used, known = [], set(), set()
     for path in notebooks:
         declared = notebook_parameters(path)
+        known |= set(declared)
         here = {name: value for name, value in parsed.items() if name in declared}
         used |= set(here)
         where = f"params/{profile}/{path.stem}.yaml" + (" with -p" if here else "")
         planned.append((path, complete_parameters(path, read_params(profile, path.stem) | here, where=where)))
     unused = [name for name in parsed if name not in used]
     if unused:
-        raise TacitError(f"unknown parameter {unused[0]!r}: none of the chosen notebooks has it")
+        close = difflib.get_close_matches(unused[0], sorted(known), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise TacitError(f"unknown parameter {unused[0]!r}: none of the chosen notebooks has it{hint}")
     return planned
 
 
@@ -358,6 +363,8 @@ def run(names: Sequence[str], *, profile: str, overrides: dict[str, str], jobs: 
     failed = [planned[i][0].stem for i in run_planned(planned, profile=profile, jobs=jobs, say=say)]
     say("")
     say(table([path.stem for path, _, _ in planned], profile=folder, failed=failed))
+    smoke = "; the parameters of smoke show that everything runs, and their verdicts mean nothing"
+    say(f"\noutputs/{folder}/ has the executed notebooks, metrics and figures{smoke if profile == 'smoke' else ''}")
     return len(failed)
 
 

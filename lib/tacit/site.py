@@ -149,7 +149,9 @@ def prepare_notebook(notebook: nbformat.NotebookNode, *, stem: str, record: dict
             cell.outputs = safe_outputs(cell.outputs)
             alt = describe_figure(cells, index, title=record["finding"])
             cell.metadata["mystnb"] = nbformat.from_dict({"image": {"alt": alt}})
-    cells.insert(1, nbformat.v4.new_markdown_cell(provenance_line(stem, record), id="executed"))
+    verdict = f"**The claim {'holds' if record['claim_holds'] else 'does not hold'} here, by its rule.**"
+    told = f"{verdict} {provenance_line(stem, record)}"
+    cells.insert(1, nbformat.v4.new_markdown_cell(told, id="executed"))
     notebook.cells = cells
     return notebook
 

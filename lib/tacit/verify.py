@@ -189,11 +189,15 @@ def report(profile: str, *, say: Callable[[str], None] = print) -> int:
     """Check every notebook that the profile has parameters for, say one line per fault, and return how many there are.
 
     Reads files and git's objects only: nothing is executed, so it does not tell whether a second run would give the same
-    numbers (tests/test_notebooks.py compares two). Raises TacitError for a profile that there is none of.
+    numbers (tests/test_notebooks.py compares two). Raises TacitError for a profile that there is none of, or that was never run.
     """
     notebooks = [path for path in runner.find_notebooks([]) if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()]
     if not notebooks:
         raise TacitError(f"no notebook has parameters in params/{profile}")
+    if not any((paths.OUTPUTS / profile).glob("*.[ij]*")):  # notebooks and metrics
+        raise TacitError(
+            f"outputs/{profile} has no executed notebook: run `python -m tacit run --profile {profile}` first"
+        )
     faults = [fault for source in notebooks for fault in output_faults(source, profile=profile)]
     if provenance.commit() == "unknown":
         faults.append("git does not answer here (not installed, no checkout, or another user's): commits go unchecked")
