@@ -282,7 +282,7 @@ def write_parameters(sources: Path, *, stems: Sequence[str]) -> None:
     listed = []
     for stem in stems:
         title = escape(find_title(read_notebook(paths.NOTEBOOKS / f"{stem}.ipynb"), default=stem))
-        told = f"{title}.\n\nThe defaults make the notebook run in seconds and measure nothing."
+        told = f"*{title}*\n\nThe defaults make the notebook run in seconds and measure nothing. The table scrolls sideways to the other profiles."
         if (sources / "notebooks" / f"{stem}.ipynb").exists():
             told += f" [The executed notebook](../notebooks/{stem}.ipynb)."
         (folder / f"{stem}.md").write_text(f"# {escape(stem)}\n\n{told}\n\n{parameter_table(stem)}\n", "utf-8")
