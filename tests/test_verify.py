@@ -17,6 +17,14 @@ CELLS = {"n": "int", "rate": "float", "name": "str", "base": "str | None", "flag
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 50 + b"IEND" + zlib.crc32(b"IEND").to_bytes(4, "big")
 
 
+def absolute(*parts):
+    """A path of some machine; not written out, since none belongs into this repository."""
+    return "/" + "/".join(parts)
+
+
+HOME, TEMPORARY, WORKING = absolute("home", "somebody", "x"), absolute("tmp", "x"), absolute("work", "x")
+
+
 def git(root, *arguments):
     identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True)
@@ -81,7 +89,7 @@ def repository(tmp_path, monkeypatch):
     executed.cells.insert(2, new_code_cell(injected, metadata={"tags": ["injected-parameters"]}))
     for count, cell in enumerate((c for c in executed.cells if c.cell_type == "code"), start=1):
         cell.execution_count = count
-    image = {"image/png": "aaa/tmp/aaa", "text/plain": "<Figure>"}
+    image = {"image/png": f"aaa{TEMPORARY}aaa", "text/plain": "<Figure>"}
     executed.cells[-1].outputs = [
         new_output("stream", name="stdout", text="4 and/or https://example.org/home/x"),
         new_output("display_data", data=image),
@@ -158,23 +166,23 @@ FAULTS = {
     "an error": (says(new_output("error", ename="E", evalue="v", traceback=[])), "code cell 3 ended in an error"),
     "stderr": (stream("loading", "stderr"), "code cell 3 wrote to stderr"),
     "a warning": (stream("x.py:3: FutureWarning: soon"), "code cell 3 shows a warning"),
-    "a path": (stream("saved to /home/somebody/x"), "holds a path of a machine: '/home/somebody/x'"),
-    "a path of root": (stream("in '/root'"), "holds a path of a machine: \"/root'\""),
+    "a path": (stream(f"saved to {HOME}"), f"holds a path of a machine: {HOME!r}"),
+    "a path of root": (stream(f"in '{absolute('root')}'"), f"holds a path of a machine: {absolute('root') + chr(39)!r}"),
     "a path of Windows": (stream("C:\\Users\\x"), "holds a path of a machine"),
     "a path in a table": (
-        says(new_output("execute_result", data={"text/html": "<td>/tmp/x</td>"}, execution_count=3)),
-        "n1.ipynb holds a path of a machine: '/tmp/x</td>'",
+        says(new_output("execute_result", data={"text/html": f"<td>{TEMPORARY}</td>"}, execution_count=3)),
+        f"n1.ipynb holds a path of a machine: '{TEMPORARY}</td>'",
     ),
     "a path in metadata": (
-        lambda root: edit_notebook(root, lambda n: n.metadata.update(papermill={"input_path": "/work/x"})),
-        "n1.ipynb holds a path of a machine: '/work/x'",
+        lambda root: edit_notebook(root, lambda n: n.metadata.update(papermill={"input_path": WORKING})),
+        f"n1.ipynb holds a path of a machine: {WORKING!r}",
     ),
     "a path in the metrics": (
-        lambda root: edit_json(root, lambda record: record.update(details={"model": "/Users/a/model"})),
+        lambda root: edit_json(root, lambda record: record.update(details={"model": absolute("Users", "a", "model")})),
         "n1.json holds a path of a machine",
     ),
     "a path as a key": (
-        lambda root: edit_json(root, lambda record: record.update(details={"/opt/x/model": 1})),
+        lambda root: edit_json(root, lambda record: record.update(details={absolute("opt", "x", "model"): 1})),
         "n1.json holds a path of a machine",
     ),
     "the checkout's own path": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,13 @@ import pandas as pd
 
 from tacit.metrics import read_metrics
 from tacit.parameters import as_yaml
+from tacit.readme import table_row
 
 RULE = (
     "beyond: the two 95% intervals have no point in common. This is conservative: intervals that overlap do not show that two runs\n"
     "are equal, and runs on the same seeds and prompts are paired, so that the interval of their difference (a notebook can compute it,\n"
     "two metrics files cannot) is often narrower. Of many rows a few may differ by chance."
 )
-
-
-def table_row(cells: Iterable[str]) -> str:
-    """One row of a Markdown table; a ``|`` in a cell is escaped, and a line break in it becomes a space."""
-    escaped = [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,11 @@ def write_metrics(path: str | Path, record: dict) -> None:
 def read_metrics(path: str | Path) -> dict:
     """Read and validate a metrics file; raises TacitError when it is missing or malformed."""
     return read_record(Path(path), what="metrics", validate=validate_metrics)
+
+
+def describe_result(row: Mapping[str, Any]) -> str:
+    """A result row in one line: metric, arm, value and 95% interval."""
+    return f"{row['metric']}, {row['arm']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def find_result(record: dict, *, arm: str, metric: str) -> dict | None:

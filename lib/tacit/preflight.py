@@ -287,9 +287,7 @@ def check_parameters(
         read_params(profile, "")  # says which profiles there are
     chosen = runner.choose_notebooks(names, profile=profile)
     declared = {path: notebook_parameters(path) for path in chosen}
-    for name in overrides:
-        if not any(name in own for own in declared.values()):
-            raise TacitError(f"unknown parameter {name!r}: none of the chosen notebooks has it")
+    runner.refuse_unknown(overrides, {name for own in declared.values() for name in own})
     for path in chosen:
         own = {name: text for name, text in overrides.items() if name in declared[path]}
         try:

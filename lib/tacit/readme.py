@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tacit import paths
 from tacit.errors import TacitError
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """One row of a Markdown table; a ``|`` in a cell is escaped, and a line break in it becomes a space."""
+    escaped = [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def replace_between(path: Path, start: str, end: str, text: str) -> None:

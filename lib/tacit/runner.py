@@ -26,9 +26,9 @@ from filelock import FileLock
 
 from tacit import paths, provenance
 from tacit.errors import TacitError
-from tacit.metrics import find_result, read_metrics, write_metrics
+from tacit.metrics import describe_result, find_result, read_metrics, write_metrics
 from tacit.parameters import complete_parameters, notebook_parameters, read_params, read_yaml
-from tacit.readme import replace_between
+from tacit.readme import replace_between, table_row
 
 Say = Callable[[str], None]
 Planned = tuple[Path, dict[str, Any], str]  # a notebook, its complete parameters, its folder of outputs/
@@ -72,20 +72,24 @@ def plan(notebooks: Sequence[Path], *, profile: str, overrides: dict[str, str]) 
             parsed[name] = read_yaml(text)
         except ValueError:
             raise TacitError(f"-p {name}: {text!r} is not a YAML value") from None
-    planned, used, known = [], set(), set()
+    planned, known = [], set()
     for path in notebooks:
         declared = notebook_parameters(path)
         known |= set(declared)
         here = {name: value for name, value in parsed.items() if name in declared}
-        used |= set(here)
         where = f"params/{profile}/{path.stem}.yaml" + (" with -p" if here else "")
         planned.append((path, complete_parameters(path, read_params(profile, path.stem) | here, where=where)))
-    unused = [name for name in parsed if name not in used]
-    if unused:
-        close = difflib.get_close_matches(unused[0], sorted(known), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TacitError(f"unknown parameter {unused[0]!r}: none of the chosen notebooks has it{hint}")
+    refuse_unknown(parsed, known)
     return planned
+
+
+def refuse_unknown(overrides: Collection[str], known: Collection[str]) -> None:
+    """Raise TacitError, naming a near one of the ``known`` parameters, for the first override that is none of them."""
+    unknown = next((name for name in overrides if name not in known), None)
+    if unknown is not None:
+        close = difflib.get_close_matches(unknown, sorted(known), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise TacitError(f"unknown parameter {unknown!r}: none of the chosen notebooks has it{hint}")
 
 
 @contextmanager
@@ -258,13 +262,11 @@ def _stop(signum: int, frame: Any) -> None:
 
 def _work(path: Path, parameters: dict[str, Any], *, profile: str, folder: str) -> tuple[TacitError | None, float]:
     """``_outcome`` in a worker. SIGTERM ends the kernel, removes the staging folder, then ends the process."""
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        return _outcome(path, parameters, profile=profile, folder=folder)
-    except KeyboardInterrupt:
-        os._exit(130)  # not back to the pool, which would hand this process the next notebook
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with _handled(_stop, signal.SIGTERM):
+        try:
+            return _outcome(path, parameters, profile=profile, folder=folder)
+        except KeyboardInterrupt:
+            os._exit(130)  # not back to the pool, which would hand this process the next notebook
 
 
 @contextmanager
@@ -388,15 +390,14 @@ def table(stems: Sequence[str], *, profile: str, failed: Collection[str] = ()) -
             rows.append(f"| {stem} | unreadable: {error} | | |")
             continue
         arm, metric = record["headline"]["arm"], record["headline"]["metric"]
-        result = find_result(record, arm=arm, metric=metric)
-        main = f"{metric}, {arm}: {result['value']:.3f} [{result['low']:.3f}, {result['high']:.3f}]"
+        main = describe_result(find_result(record, arm=arm, metric=metric))
         paper = [
             f"{p['value']:.3f} ({p['source']})" for p in record["paper"] if (p["arm"], p["metric"]) == (arm, metric)
         ]
         holds = ("yes" if record["claim_holds"] else "no") + (
             " (an earlier result: this run failed)" if stem in failed else ""
         )
-        rows.append(f"| {record['finding']} | {holds} | {main} | {'; '.join(paper)} |")
+        rows.append(table_row([record["finding"], holds, main, "; ".join(paper)]))
     return "\n".join(rows)
 
 

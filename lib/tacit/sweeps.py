@@ -13,10 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tacit import figures, paths, provenance, runner
-from tacit.comparison import table_row
 from tacit.errors import TacitError
-from tacit.metrics import find_result, read_metrics, write_json
+from tacit.metrics import describe_result, find_result, read_metrics, write_json
 from tacit.parameters import Parameter, as_yaml, notebook_parameters, read_yaml
+from tacit.readme import table_row
 
 
 def split_values(text: str, parameter: Parameter) -> list[str] | None:
@@ -124,7 +124,7 @@ def curve_table(curve: Mapping[str, Any]) -> str:
     """A Markdown table of a sweep: one row per value, in the order given; runs that failed are marked."""
     rows = [table_row([curve["parameter"], "claim holds", "main number, 95% interval", "outputs"]), "|---|---|---|---|"]
     for point in curve["points"]:
-        main = f"{point['metric']}, {point['arm']}: {point['value']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
+        main = describe_result(point)
         holds = "yes" if point["claim_holds"] else "no"
         rows.append(table_row([as_yaml(point["parameter"]), holds, main, point["folder"]]))
     rows += [table_row([as_yaml(value), "failed", "", ""]) for value in curve["failed"]]
