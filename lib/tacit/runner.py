@@ -262,11 +262,13 @@ def _stop(signum: int, frame: Any) -> None:
 
 def _work(path: Path, parameters: dict[str, Any], *, profile: str, folder: str) -> tuple[TacitError | None, float]:
     """``_outcome`` in a worker. SIGTERM ends the kernel, removes the staging folder, then ends the process."""
-    with _handled(_stop, signal.SIGTERM):
-        try:
-            return _outcome(path, parameters, profile=profile, folder=folder)
-        except KeyboardInterrupt:
-            os._exit(130)  # not back to the pool, which would hand this process the next notebook
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _outcome(path, parameters, profile=profile, folder=folder)
+    except KeyboardInterrupt:
+        os._exit(130)  # not back to the pool, which would hand this process the next notebook
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
