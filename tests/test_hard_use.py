@@ -72,6 +72,21 @@ wait(2, "ended")
 """
 
 
+# Enough time, after a kernel's end, for what looks after living kernels (once a second) to find it dead.
+SLOW_END = """
+import asyncio
+from jupyter_client import AsyncKernelManager
+
+clean = AsyncKernelManager.cleanup_resources
+
+async def clean_slowly(self, restart=False):
+    await asyncio.sleep(2.2)
+    await clean(self, restart)
+
+AsyncKernelManager.cleanup_resources = clean_slowly
+"""
+
+
 @pytest.fixture
 def project(tmp_path):
     """A copy of the library, whose paths are its own, in a folder with a space and an umlaut in its name."""
@@ -179,6 +194,20 @@ def test_what_ends_a_run_leaves_earlier_outputs_and_nothing_else(project, start,
     assert not list(project.rglob(".staging-*"))
     assert list((project / ".cache/entries").iterdir()) == []
     assert len(list((project / "meeting").iterdir())) == jobs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_says_one_line_even_when_kernels_end_slowly(project, start, jobs):
+    (project / "lib/sitecustomize.py").write_text(SLOW_END)
+    for i in range(1, jobs + 1):
+        add_notebook(project, f"n{i}", ENDLESS, n=i)
+    process = start(project, "run", "--profile", "toy", "--jobs", str(jobs))
+    await_files(process, project / "meeting", jobs)
+    os.killpg(process.pid, signal.SIGINT)
+    status, _, err = finished(process, 60)
+    assert status == 130, err
+    assert err.strip() == "stopped; finished notebooks, shards and the cache are kept"
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def _staging(profile: str):
 
 def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook to ``executed``; raises TacitError unless every code cell completed."""
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it logs as an error it also raises
     try:
         papermill.execute_notebook(
             source,
@@ -128,6 +128,9 @@ def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
             # Its warning on local sockets, and its traceback when Ctrl-C ends it, say nothing to a reader.
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
+    except KeyboardInterrupt:  # its unfinished tasks find the kernel dead, and nobody is left to retrieve that
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     except papermill.PapermillExecutionError as error:
         last = [line for line in str(error).splitlines() if line.strip()][-1]
         raise TacitError(f"{source.name} failed in cell {error.exec_count}: {last}") from error
