@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tacit.scores import difference, difference_of_means, estimate, stack, summary, win_rate, wins
+from tacit.scores import Estimate, difference, difference_of_means, estimate, stack, summary, win_rate, wins
 
 
 def test_interval_agrees_with_the_normal_approximation():
@@ -120,3 +120,17 @@ def test_a_summary_has_a_row_per_arm_and_a_column_per_metric():
     assert table.loc["a"].tolist() == ["0.25 [0.25, 0.25]", "0.50 [0.13, 0.87]"]
     assert table.loc["b"].tolist() == ["", "-0.50 [-1.00, 0.00]"]
     assert summary(results, arms={"a": 1}, metrics=["wins"], digits=3).loc["a", "wins"] == "0.500 [0.126, 0.874]"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "threshold", "words"),
+    [
+        (0.1, 0.3, 0.0, "above"),
+        (-0.3, -0.1, 0.0, "below"),
+        (-0.1, 0.3, 0.0, "not shown to differ from"),
+        (0.0, 0.3, 0.0, "not shown to differ from"),  # an interval that ends at the threshold holds it
+        (0.45, 0.49, 0.5, "below"),
+    ],
+)
+def test_the_side_of_a_threshold_is_that_of_the_whole_interval(low, high, threshold, words):
+    assert Estimate((low + high) / 2, low, high, 1, 9).side(threshold) == words

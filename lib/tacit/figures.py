@@ -48,23 +48,23 @@ def compare_arms(
 ) -> tuple[Figure, str]:
     """One panel of points with intervals per metric, arms down the side; returns the figure and its file's name.
 
-    ``reference`` is the arm that the win rates are against: it stands at parity there, marked by a dashed line.
+    ``reference`` is the arm that the win rates are against: it has none itself, and a dashed line at parity stands for it.
     """
     frame = pd.DataFrame(results)
-    if reference is not None:
-        parity = {"arm": reference, "metric": "win rate", "value": 0.5, "low": 0.5, "high": 0.5}
-        frame = pd.concat([frame, pd.DataFrame([parity])])
     size = (4.2 * len(metrics) + 1.5, 1.2 + 0.38 * len(arms))
     figure, panels = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axes, metric in zip(panels[0], metrics, strict=True):
         rows = frame[frame["metric"] == metric]
         known = [row for row in paper if row["metric"] == metric]
         plot_intervals(axes, rows, arms=arms, paper=known)
-        axes.set(xlim=(min(-0.03, rows["low"].min() - 0.03), 1.03), title=metric)
+        axes.set(xlim=(min(-0.03, rows["low"].min() - 0.03), 1.03), title=metric, xlabel="mean over prompts and seeds")
         if metric == "win rate":
-            axes.axvline(0.5, color="grey", ls="--", lw=1)
-    most = max(panels[0], key=lambda axes: len(axes.get_legend_handles_labels()[0]))
-    figure.legend(*most.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
+            parity = "parity" if reference is None else f"parity with {reference}"
+            axes.axvline(0.5, color="grey", ls="--", lw=1, label=parity)
+    named = {}
+    for axes in panels[0]:
+        named |= dict(reversed(pair) for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    figure.legend(named.values(), named.keys(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3)
     figure.tight_layout()
     return figure, save_figure(figure, path)
 

@@ -28,6 +28,12 @@ class Estimate:
         """A row of a metrics file."""
         return {"arm": arm, "metric": metric} | asdict(self)
 
+    def side(self, threshold: float = 0.0) -> str:
+        """Where the whole interval lies, in words: ``above``, ``below``, or ``not shown to differ from`` ``threshold``."""
+        if self.low > threshold:
+            return "above"
+        return "below" if self.high < threshold else "not shown to differ from"
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
