@@ -168,6 +168,39 @@ def test_a_checkpoints_own_generation_settings_do_not_leak_in_but_its_end_tokens
     assert (stopped.text, stopped.finish_reason, stopped.n_tokens) == ("", "eos", 1)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "temperature": 9.0},
+        {"num_beams": 3},
+        {"suppress_tokens": [40, 41, 42, 43]},
+        {"bad_words_ids": [[40], [41]]},
+        {"forced_eos_token_id": 50},
+        {"exponential_decay_length_penalty": (1, 9.0)},
+        {"encoder_repetition_penalty": 9.0},
+        {"stop_strings": ["a", "e"]},
+        {"min_new_tokens": 12},
+        {"renormalize_logits": True, "top_k": 1, "min_p": 0.9},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_setting_of_a_checkpoint_changes_the_texts(tiny, tokenizer, settings, temperature):
+    asked = {"max_new_tokens": 12, "temperature": temperature}
+    plain = generate_responses(tiny, tokenizer, PROMPTS, **asked)
+    for name, value in settings.items():
+        setattr(tiny.generation_config, name, value)
+    own = tiny.generation_config
+    assert generate_responses(tiny, tokenizer, PROMPTS, **asked) == plain
+    assert tiny.generation_config is own
+
+
+def test_nothing_to_generate_is_refused(tiny, tokenizer):
+    for static in (None, True):
+        with pytest.raises(TacitError, match="max_new_tokens must be at least 1, not 0"):
+            generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=0, static=static)
+
+
 def one_at_a_time(model, tokenizer, instruction, row_id, *, ends, temperature, make_processors, max_new_tokens, seed):
     """The new tokens of one row from a loop without cache, batch, padding or segments."""
     prompt = torch.tensor([encode_prompt(tokenizer, instruction)])

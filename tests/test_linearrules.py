@@ -208,6 +208,22 @@ def test_agreement_counts_found_tokens_and_signs_against_chance():
     assert rare["compared"] == 0 and np.isnan(rare["found"])
 
 
+def test_common_tokens_of_unrelated_rules_are_no_agreement():
+    """Hand-written tokens are common ones, and common tokens matter most under any rules."""
+    width = 200
+    share = 1 / np.arange(1, width + 1)
+    found = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        ratios = table(positions=300, width=width, seed=seed)
+        ratios = replace(ratios, weight=share[ratios.token] * rng.uniform(0.5, 1.5, size=len(ratios.token)))
+        rules = LinearRules(rng.normal(size=width), 0.0, 0.0)
+        written = dict.fromkeys(np.argsort(-ratios.spread())[:30].tolist(), 1.0)
+        found.append(agreement(rules, ratios, written, n_strongest=40, n_permutations=200, seed=seed)["found, p"])
+    assert np.mean(np.array(found) < 0.05) <= 0.12  # 5% but for chance; nearly all, drawn from the whole vocabulary
+    assert np.median(found) > 0.3
+
+
 # ------------------------------------------------------------------------------------------- with models
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import test_runner
@@ -72,19 +73,49 @@ def test_a_profile_that_does_not_fit_is_named(project, capsys):
     assert "params/toy/n1_good.yaml: parameter 'rate' is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "value"), [("n_train", -5), ("batch_size", -1), ("epochs", -2)])
-def test_sizes_are_not_negative(name, value):
-    path = paths.NOTEBOOKS / "00_micro_world.ipynb"
-    good = read_params("smoke", path.stem)
-    assert complete_parameters(path, good | {name: 0}, where="here")[name] == 0
-    with pytest.raises(TacitError, match=f"here: parameter {name} must not be negative: {value}"):
+@pytest.mark.parametrize(
+    ("stem", "name", "value", "words"),
+    [
+        ("00_micro_world", "n_train", -5, "must not be negative: -5"),
+        ("00_micro_world", "batch_size", 0, "must be at least 1: 0"),
+        ("00_micro_world", "epochs", -2, "must be at least 1: -2"),
+        ("00_micro_world", "max_new_tokens", 0, "must be at least 1: 0"),
+        ("03_single_task", "epochs", {"instruction-tuned": [1], "add": [1, 0]}, "must be at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(stem, name, value, words):
+    path = paths.NOTEBOOKS / f"{stem}.ipynb"
+    good = read_params("smoke", stem)
+    assert complete_parameters(path, good, where="here") == good
+    with pytest.raises(TacitError, match=f"here: parameter {name} {words}"):
         complete_parameters(path, good | {name: value}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "expected"),
+    [
+        ("float", 1, 1.0),
+        ("list[float]", [1, 0.5], [1.0, 0.5]),
+        ("dict[str, float]", {"a": 2}, {"a": 2.0}),
+        ("float | None", 3, 3.0),
+        ("float | None", None, None),
+        ("int | float", 3, 3),
+        ("dict[str, str | int | bool | dict[str, float]]", {"a": 1, "b": {"c": 1}, "d": True}, {"a": 1, "b": {"c": 1.0}, "d": True}),
+        ("list[int]", [1], [1]),
+    ],
+)  # fmt: skip
+def test_ints_become_the_floats_that_they_stand_for(tmp_path, annotation, given, expected):
+    """1 and 1.0 must not be two settings to the cache."""
+    path = tmp_path / "n.ipynb"
+    test_runner.write_notebook(path, parameters=f"x: {annotation} = {given!r}")
+    found = complete_parameters(path, {"x": given}, where="here")["x"]
+    assert repr(found) == repr(expected)
 
 
 def test_a_notebook_may_be_named_by_its_number_with_or_without_the_nought():
     assert runner.find_notebooks(["7", "00", "0", "11"]) == [
         *sorted(paths.NOTEBOOKS.glob("07_*.ipynb")),
-        *2 * sorted(paths.NOTEBOOKS.glob("00_*.ipynb")),
+        *sorted(paths.NOTEBOOKS.glob("00_*.ipynb")),  # once
         *sorted(paths.NOTEBOOKS.glob("11_*.ipynb")),
     ]
 
@@ -97,6 +128,15 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
     process.stderr.close()
+
+
+@pytest.mark.parametrize("command", [["params", "00_micro_world"], ["table"]])
+def test_a_full_disk_under_the_output_is_said_in_a_line(command):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "tacit", *command], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device: free some space\n")
 
 
 @pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

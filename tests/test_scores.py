@@ -3,7 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tacit.scores import Estimate, difference, difference_of_means, estimate, stack, summary, win_rate, wins
+from scipy import stats
+from tacit.scores import (
+    Estimate,
+    around,
+    difference,
+    difference_of_groups,
+    difference_of_means,
+    estimate,
+    from_draws,
+    stack,
+    summary,
+    win_rate,
+    wins,
+)
 
 
 def test_interval_agrees_with_the_normal_approximation():
@@ -66,6 +79,58 @@ def test_other_shapes_are_refused(bad):
         estimate(bad)
     with pytest.raises(ValueError, match="same seeds and prompts"):
         wins([[1.0]], [[1.0, 0.0]])
+
+
+def test_equal_differences_of_few_prompts_are_no_certainty():
+    """Rule of three: of 100 prompts alike, up to 3.7% of all may be others (Wilson)."""
+    ones, zeros = np.ones((2, 100)), np.zeros((2, 100))
+    other = 1 - stats.binomtest(100, 100).proportion_ci(method="wilson").low
+    for ours, theirs, value in ((ones, zeros, 1.0), (zeros, ones, -1.0), (ones, ones, 0.0), (zeros, zeros, 0.0)):
+        found = difference(ours, theirs)
+        assert found.value == value
+        assert (found.low, found.high) == pytest.approx((max(-1, value - other), min(1, value + other)))
+    assert difference([[0.25] * 9], [[0.75] * 9]).high == -0.5  # no shares
+    with pytest.raises(ValueError, match="same seeds and prompts"):
+        difference(np.ones((2, 3)), np.ones((1, 3)))
+
+
+def test_draws_that_are_no_numbers_are_refused():
+    for value, drawn in ((0.5, [0.4, np.nan]), (np.nan, [0.4, 0.5]), (0.5, [0.4, np.inf])):
+        with pytest.raises(ValueError, match="no finite numbers"):
+            from_draws(value, drawn, n_seeds=1, n_prompts=2)
+
+
+def test_an_interval_is_moved_and_stays_a_rate():
+    like = Estimate(0.5, 0.4, 0.7, 2, 9)
+    assert around(0.25, like) == Estimate(0.25, pytest.approx(0.15), pytest.approx(0.45), 2, 9)
+    assert around(0.95, like).high == 1.0
+    assert around(0.05, like).low == 0.0
+
+
+def test_the_difference_of_groups_by_hand_and_with_every_source_of_chance():
+    ours = np.array([[[1.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])  # [runs, seeds, prompts]
+    theirs = np.array([[[0.0, 1.0]]])
+    found = difference_of_groups(ours, theirs)
+    assert found.value == pytest.approx(4 / 8 - 1 / 2)
+    assert (found.n_seeds, found.n_prompts) == (3, 2)
+    with pytest.raises(ValueError, match="on the same prompts"):
+        difference_of_groups(ours, theirs[:, :, :1])
+    runs = np.array([0.2, 0.4, 0.6, 0.8])[:, None, None] * np.ones((4, 3, 50))  # only runs differ
+    apart = difference_of_groups(runs, np.zeros((4, 3, 50)))
+    half = 1.96 * np.std([0.2, 0.4, 0.6, 0.8]) / 2
+    assert (apart.high - apart.low) / 2 == pytest.approx(half, rel=0.1)
+    shared = np.tile(np.repeat([0.0, 1.0], 25), (2, 3, 1))  # prompts that are hard for both sides say nothing
+    assert difference_of_groups(shared, shared).high == pytest.approx(0, abs=1e-12)
+
+
+def test_many_runs_give_the_difference_of_groups_its_level():
+    rng = np.random.default_rng(8)
+    held = 0
+    for i in range(60):
+        sides = [rng.normal(0.5, 0.1, size=(12, 1, 1)) * np.ones((12, 2, 20)) for _ in range(2)]
+        found = difference_of_groups(*sides, n_resamples=300, seed=i)
+        held += found.low <= 0 <= found.high
+    assert held >= 50  # 95% of 60 are 57
 
 
 def test_the_difference_of_means_by_hand():

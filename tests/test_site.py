@@ -17,9 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from tacit import paths, runner, site
+from tacit import metrics, paths, runner, site
 from tacit.errors import TacitError
-from tacit.metrics import write_metrics
 
 ROOT = Path(__file__).parents[1]
 THEME = "https://github.com/pradyunsg/furo"  # the theme's footer names it on every page
@@ -187,7 +186,7 @@ def tiny(tmp_path_factory):
             nbformat.write(notebook, root / folder / "09_made.ipynb")
         (root / "params/micro/09_made.yaml").write_text("n: 3\n")
         (root / "outputs/micro/09_made.png").write_bytes(base64.b64decode(PIXEL))
-        write_metrics(root / "outputs/micro/09_made.json", make_record())
+        metrics.write_metrics(root / "outputs/micro/09_made.json", make_record())
         before = {path: path.read_bytes() for path in (root / "outputs").rglob("*") if path.is_file()}
         front = site.build_site(profile="micro", out=root / "built", say=said.append)
         assert {path: path.read_bytes() for path in (root / "outputs").rglob("*") if path.is_file()} == before
@@ -520,6 +519,21 @@ def test_a_card_says_why_it_has_no_number_of_the_paper():
         assert f"- {told}\n" in shown and [text for text in papers if f"- {text}\n" in shown] == [told]
 
 
+def test_a_card_shows_the_papers_values_of_another_metric_and_the_parts_that_were_not_met():
+    paper = [
+        {"arm": "A", "metric": "WildBench", "value": 0.5, "source": "Somebody"},
+        {"arm": "B", "metric": "WildBench", "value": 0.25, "source": "Somebody"},
+        {"arm": "B", "metric": "MT-Bench", "value": 0.75, "source": "Somebody"},
+    ]
+    named = {"paper": paper, "beside": {"metric": "WildBench", "arms": ["B"]}}
+    named["parts"] = {"more wins": True, "order <kept>": False}
+    shown = site.card("09_made", make_record() | named, alt="x")
+    assert [line for line in shown.splitlines() if "Somebody" in line] == ["- WildBench\\, B\\: **0.250** Somebody"]
+    assert "- not met: order \\<kept\\> (1 of 2 parts of the rule)" in shown
+    assert "not met" not in site.card("09_made", make_record() | {"parts": {"more wins": True}}, alt="x")
+    assert "not met" not in site.card("09_made", make_record(), alt="x")
+
+
 def test_the_front_page_leaves_out_the_picture_and_its_caption(tmp_path, monkeypatch):
     text = "# T\n\nFirst.\n\n![Alt](a.png)\n\n*Figure: a caption.*\n\nLast, *Figure* of speech.\n\n## Section\n\nNo."
     (tmp_path / "README.md").write_text(text)
@@ -561,8 +575,10 @@ def test_the_cards_of_the_committed_outputs_say_what_the_table_says(tmp_path):
         assert finding in shown
         assert re.search(r"^holds$" if holds == "yes" else r"^does not hold$", shown, re.MULTILINE)
         assert main.rsplit(": ", 1)[1] + " here" in shown and main.rsplit(": ", 1)[0] in shown
-        for value, source in re.findall(r"(\d\.\d+) \((.*?)\)", paper):
-            assert f"{value} {source}" in shown
+        values = re.findall(r"\d\.\d{3}", paper)
+        known = metrics.paper_beside(metrics.read_metrics(ROOT / "outputs/micro" / f"{stem}.json"))
+        assert values == [f"{row['value']:.3f}" for row in known]
+        assert all(f"{value} {row['source']}" in shown for value, row in zip(values, known, strict=True))
         copied = nbformat.read(tmp_path / "notebooks" / f"{stem}.ipynb", as_version=4)
         for cell in copied.cells:
             if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):

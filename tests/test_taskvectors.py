@@ -261,6 +261,15 @@ def test_correlations_are_numpys_with_rows_resampled():
     assert taskvectors.correlation(*ranks).value == pytest.approx(stats.spearmanr(flat(x), flat(y)).statistic)
 
 
+def test_resamples_without_variation_correlate_0():
+    """Four rows of a token each: some resamples hold one row four times, which has no correlation."""
+    x, y = [[1.0], [2.0], [3.0], [5.0]], [[1.0], [2.0], [4.0], [1.0]]
+    found = taskvectors.correlation(x, y)
+    assert found.value == pytest.approx(np.corrcoef(flat(x), flat(y))[0, 1])
+    assert found.low == pytest.approx(-1) and found.high == pytest.approx(1)
+    assert taskvectors.correlation([[0.1, 0.1]] * 9, [[0.3, 0.7]] * 9).value == 0
+
+
 def test_a_change_of_correlation_is_paired():
     rng = np.random.default_rng(4)
     x, y = ragged(rng, n=80)

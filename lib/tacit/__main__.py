@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -502,13 +503,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 1 when a notebook failed or a check found a fault, 2 for an error that the user can mend."""
     options = make_parser().parse_args(arguments)
     try:
-        return COMMANDS[options.command](options) or 0
+        status = COMMANDS[options.command](options) or 0
+        sys.stdout.flush()  # what cannot be written is found here, not by the interpreter's end
+        return status
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: {error.strerror}: free some space", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; finished notebooks, shards and the cache are kept", file=sys.stderr)
         return 130

@@ -200,7 +200,7 @@ def judge_pairs(
         warnings.warn(
             f"{annotator} gave no verdict for {missing} of {len(found)} pairs: they count as ties", stacklevel=2
         )
-    return np.where(np.isnan(found), 0.5, found)
+    return np.nan_to_num(found, nan=0.5)
 
 
 def length_controlled_preferences(annotations: pd.DataFrame) -> np.ndarray:
@@ -208,14 +208,15 @@ def length_controlled_preferences(annotations: pd.DataFrame) -> np.ndarray:
 
     By its ``get_length_controlled_winrate`` (Dubois et al. 2024, arXiv 2404.04475), whose weights are not saved. Only for its 805
     prompts in their order, as it looks up each instruction's difficulty by its row; it reads that from the hub
-    (``tatsu-lab/alpaca_eval``, ``df_gamed.csv``). Raises TacitError for another number of prompts, and where the table cannot be had.
+    (``tatsu-lab/alpaca_eval``, ``df_gamed.csv``). A pair without a verdict counts as a tie, as in ``judge_pairs``, so that both rates are
+    of the same data. Raises TacitError for another number of prompts, and where the table cannot be had.
     """
     if len(annotations) != N_PROMPTS:
         raise TacitError(
             f"alpaca_eval's own length-controlled rate is for its {N_PROMPTS} prompts, not {len(annotations)}: use tacit.lengthcontrol"
         )
     table = annotations.copy().reset_index(drop=True)
-    table["preference"] = preferences(annotations) + 1
+    table["preference"] = np.nan_to_num(preferences(annotations), nan=0.5) + 1
     measure = _package().metrics.get_length_controlled_winrate
     try:
         with sklearn.config_context():  # it switches metadata routing on for good

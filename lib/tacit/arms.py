@@ -18,7 +18,10 @@ from tacit.rules import make_rules
 
 
 def weights_key(name: str, revision: str | None = None) -> dict:
-    """What identifies a checkpoint: the hash of its folder, or its hub id and the commit that it resolves to."""
+    """What identifies a checkpoint: the hash of its folder, or its hub id and the commit that it resolves to.
+
+    Raises TacitError as ``model_folder`` does; transformers' own OSError or ValueError for a hub id whose configuration does not load.
+    """
     folder = model_folder(name)
     if folder is not None:
         return {"weights": provenance.tree_hash(folder)}
@@ -47,9 +50,10 @@ def tuned_model(
     dtype: str = "float32",
     **settings,
 ) -> tuple[PreTrainedModel, list[dict], dict]:
-    """``base`` finetuned on ``examples`` with ``finetune``'s ``settings``.
+    """``base`` finetuned on ``examples`` with ``finetune``'s ``settings``, from the cache or now.
 
-    Returns the model, its history, and the key that identifies it (for ``cached_responses``).
+    Returns the model, its history, and the key that identifies it (for ``cached_responses``). Raises as ``weights_key``,
+    ``load_model`` and ``finetune`` do.
     """
     key = {
         "what": "tuned model",
@@ -81,7 +85,7 @@ def select_epochs(
     Each choice is a run of its own with its own schedule, and its last epoch counts (Hewitt et al. 2024, section 3).
     ``validate`` scores a model, given with its key, on *validation* prompts; higher is better. Returns the epochs and
     one record per choice: ``epochs``, ``loss`` (of the last epoch), ``validation``. A single choice is taken as it is,
-    without a run.
+    without a run. Raises as ``tuned_model`` and ``validate`` do.
     """
     if len(choices) == 1:
         return choices[0], []
@@ -106,7 +110,7 @@ def cached_responses(
 ) -> list[Response]:
     """``generate_responses``, kept in the cache. ``rules_key`` must say what ``make_processors`` does.
 
-    Raises ValueError unless both are given or neither.
+    Raises ValueError unless both are given or neither; TacitError as ``generate_responses`` does.
     """
     if (rules_key is None) != (make_processors is None):
         raise ValueError("give rules_key and make_processors together")
@@ -136,7 +140,10 @@ def ruled_responses(
     rules: dict,
     **settings,
 ) -> list[Response]:
-    """``cached_responses`` of ``model`` under ``rules``, the options of ``make_rules``; without any, the model's own."""
+    """``cached_responses`` of ``model`` under ``rules``, the options of ``make_rules``; without any, the model's own.
+
+    Raises TacitError as ``make_rules`` and ``generate_responses`` do.
+    """
     if rules.get("rules") == []:
         return cached_responses(model, model_key, tokenizer, instructions, ids=ids, **settings)
     processors = {"rules_key": rules, "make_processors": make_rules(tokenizer, **rules)}
@@ -160,7 +167,8 @@ def tuned_responses(
 
     ``draw(seed=...)`` gives a training set; ``settings`` are ``finetune``'s, with revision and dtype. The epochs are
     selected with ``selection_seed``, which should not be among ``seeds``. Returns the responses, one list per seed, and
-    a record of ``epochs``, of ``selection`` (one row per choice) and of the mean ``loss`` of the last epoch.
+    a record of ``epochs``, of ``selection`` (one row per choice) and of the mean ``loss`` of the last epoch, in nats per token.
+    Raises as ``tuned_model`` and ``generate_responses`` do, and as ``draw`` and ``validate`` do.
     """
     epochs, selection = select_epochs(
         base, tokenizer, draw(seed=selection_seed), choices=choices, validate=validate, seed=selection_seed, **settings

@@ -42,7 +42,7 @@ from tacit.generation import (
     finish,
     generate_responses,
     pad_left,
-    plain_options,
+    plain_generation,
 )
 from tacit.instructions import IGNORED, encode_examples
 from tacit.metrics import check_schema, read_record, write_record
@@ -158,14 +158,14 @@ def generate_alone(
     for instruction in instructions:
         ids = torch.tensor([encode_prompt(tokenizer, instruction)], device=model.device)
         mask = torch.ones_like(ids)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            use_cache=use_cache,
-            logits_processor=LogitsProcessorList(make_processors(mask) if make_processors else []),
-            **plain_options(model, tokenizer),
-        )
+        with plain_generation(model, tokenizer):
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                use_cache=use_cache,
+                logits_processor=LogitsProcessorList(make_processors(mask) if make_processors else []),
+            )
         responses.append(finish(tokenizer, out[0, ids.shape[1] :].tolist(), ends=ends))
     return responses
 
@@ -254,13 +254,14 @@ def contrast_by_processor(
     ends, responses = end_tokens(expert, tokenizer), []
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampled else {}
     for ids, mask in _padded_batches(expert, tokenizer, instructions, batch_size=batch_size):
-        out = expert.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList([AmateurContrast(amateur, mask)]),
-            **plain_options(expert, tokenizer) | sampling,
-        )
+        with plain_generation(expert, tokenizer):
+            out = expert.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                logits_processor=LogitsProcessorList([AmateurContrast(amateur, mask)]),
+                **sampling,
+            )
         responses += [finish(tokenizer, row, ends=ends) for row in out[:, ids.shape[1] :].tolist()]
     return responses
 

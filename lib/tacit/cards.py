@@ -22,7 +22,13 @@ UNFINISHED = str(
 
 
 def decoding_rule(parameters: Mapping[str, Any]) -> str:
-    """How tokens were drawn, in words and as an equation."""
+    """How tokens were drawn, in words and as an equation.
+
+    ``parameters`` are those of ``synthesize``. With score(y) = log p_expert(y) - beta log p_amateur(y) over the tokens with
+    p_expert(y) >= alpha max p_expert, p(y) ∝ exp(score(y) / temperature). Source: CoDIT (Ichinose et al. 2026, its released
+    decoder), whose scripts have temperature 1, no nucleus and contrast end tokens like all others. Says what the parameters say,
+    checks none of them and leaves out the noise's keys (``generation.KeyedSampling``).
+    """
     alpha, beta, temperature = (f"{parameters[name]:g}" for name in ("alpha", "beta", "temperature"))
     kept = f"over the tokens with p_expert >= {alpha} max p_expert" if parameters["alpha"] else "over all tokens"
     if parameters["beta"]:

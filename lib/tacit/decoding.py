@@ -216,7 +216,13 @@ class Slots:
                 self._logits(chunk, None, torch.arange(start, start + chunk.shape[1], device=self.device)[None])
 
     def advance(self, n: int, reach: int) -> None:
-        """One token for each of the first ``n`` slots, whose attention reads the first ``reach`` places."""
+        """One token for each of the first ``n`` slots, whose attention reads the first ``reach`` places.
+
+        Reads each slot's last token and its position (``token``, ``at`` [slots]) and, above temperature 0, row ``step`` of ``noise``
+        [SEGMENT, slots]; writes the new token into ``token`` and row ``step`` of ``said`` [SEGMENT, slots], and moves ``at`` and
+        ``step`` on by one. All in place, so that a CUDA graph can replay it, and so without a look at what was said: rows that have ended
+        go on (``at`` stays within the capacity), and that ``reach`` lies behind every slot's position is not checked.
+        """
         self.place.start, self.place.reach, self.place.at = None, reach, self.at[:n]
         at = self.at[:n]
         dtype = self.parts[0].dtype

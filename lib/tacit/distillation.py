@@ -23,7 +23,8 @@ def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_si
     """``synthesize``'s dataset for ``instructions`` (columns ``id``, ``instruction``), kept in the cache.
 
     The models are folders or hub ids with @revision. ``settings`` are those of ``synthesize`` that change what it says: alpha, beta,
-    temperature, seed, max_new_tokens and so on. Log-ratios are left out: ``mean_log_ratio`` is null.
+    temperature, seed, max_new_tokens and so on. Log-ratios are left out: ``mean_log_ratio`` is null. Raises as ``arms.weights_key``
+    and ``synthesize`` do.
     """
     names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
     asked = instructions.select_columns(["id", "instruction"])
@@ -39,13 +40,20 @@ def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_si
 
 
 def student_tokenizer(student: str) -> PreTrainedTokenizerBase:
-    """A student's tokenizer with the papers' prompt format (``chat.tulu_template``), whatever the teacher's is."""
+    """A student's tokenizer with the papers' prompt format (``chat.tulu_template``), whatever the teacher's is.
+
+    ``student`` is a folder, or a hub id with @revision. Raises TacitError as ``load_tokenizer`` does.
+    """
     name, revision = split_revision(student)
     return load_tokenizer(name, revision=revision, chat_template=tulu_template())
 
 
 def fitting(examples: Dataset, students: Sequence[str], *, max_length: int) -> Dataset:
-    """The ``examples`` whose instruction leaves room for a response within ``max_length`` tokens of every student."""
+    """The ``examples`` whose instruction leaves room for a response within ``max_length`` tokens of every student.
+
+    For one token at least: responses are not measured, and ``finetune`` cuts what is too long. Raises TacitError as
+    ``student_tokenizer`` does.
+    """
     tokenizers = [student_tokenizer(student) for student in students]
     rows = enumerate(examples["instruction"])
     kept = [i for i, text in rows if all(len(encode_prompt(t, text)) < max_length for t in tokenizers)]
@@ -64,7 +72,7 @@ def teach(
 ) -> list[Response]:
     """The greedy responses to ``prompts`` of ``student`` (a folder, or a hub id with @revision) tuned on ``data``, from the cache or now.
 
-    ``settings`` are ``finetune``'s, with dtype.
+    ``settings`` are ``finetune``'s, with dtype. Raises as ``student_tokenizer``, ``tuned_model`` and ``generate_responses`` do.
     """
     name, revision = split_revision(student)
     tokenizer = student_tokenizer(student)

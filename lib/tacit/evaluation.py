@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,13 @@ TEXT_MARKERS = {
     "recipes": r"\A(?: ?- [^\n]+\n)+\n",
     "chess": r"^1\. ?(?:[KQRBN]?[a-h]?[1-8]?x?[a-h][1-8]|O-O)",
 }
+
+
+def find_marker(markers: Mapping[str, Any], name: str) -> Any:
+    """The style marker of the narrow task ``name``; raises TacitError, saying which tasks have one, for another."""
+    if name not in markers:
+        raise TacitError(f"no marker of style for the narrow task {name!r}: there are markers for {', '.join(markers)}")
+    return markers[name]
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def micro_evaluation(
         return scores.wins(*(score(examples, responses)["graded"].to_numpy() for responses in (ours, theirs)))
 
     def marker(name: str) -> Callable[[str], bool]:
-        return MARKERS[name]
+        return find_marker(MARKERS, name)
 
     return Evaluation(
         validation=draw_examples(
@@ -185,7 +193,7 @@ def judged_evaluation(
         return Dataset.from_dict(columns, features=Features(kinds))
 
     def marker(name: str) -> Callable[[str], bool]:
-        pattern = re.compile(TEXT_MARKERS[name], re.MULTILINE)
+        pattern = re.compile(find_marker(TEXT_MARKERS, name), re.MULTILINE)
         return lambda text: pattern.search(text) is not None
 
     def score(examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
@@ -224,8 +232,10 @@ def judged_evaluation(
                 alpacaeval.annotate(asked, *([r.text for r in side] for side in pair), annotator=annotator)
                 for pair in zip(ours, theirs, strict=True)
             ]
-            predicted = [alpacaeval.length_controlled_preferences(table) for table in tables]
-            found[alpacaeval.METRIC] = scores.estimate(predicted)
+            predicted = np.mean([alpacaeval.length_controlled_preferences(table) for table in tables])
+            # Its regression gives no interval, and the spread of its predictions leaves out the fit's own uncertainty.
+            like = found.get(lengthcontrol.METRIC) or scores.estimate(preferences)
+            found[alpacaeval.METRIC] = scores.around(float(predicted), like)
         return found
 
     prompts = read("test", n_test + n_validation)
@@ -248,7 +258,10 @@ def judged_evaluation(
 def make_evaluation(
     *, world: str, sources: Mapping[str, str], judge: str, n_validation: int, n_test: int, **tasks
 ) -> Evaluation:
-    """``micro_evaluation`` when ``world`` is not empty, of the ``tasks`` (families, constraints) given; else ``judged_evaluation``."""
+    """``micro_evaluation`` when ``world`` is not empty, of the ``tasks`` (families, constraints) given; else ``judged_evaluation``.
+
+    With a world ``sources`` and ``judge`` are not read, without one ``tasks`` are not. Raises TacitError as the one called does.
+    """
     if world:
         return micro_evaluation(world, n_validation=n_validation, n_test=n_test, **tasks)
     return judged_evaluation(sources, n_validation=n_validation, n_test=n_test, judge=judge)

@@ -226,9 +226,11 @@ class Experts(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """Run every model on ``input_ids`` and combine their logits. Takes no labels.
+        """Run every model on ``input_ids`` [batch, time] and combine their logits: [batch, kept, vocabulary].
 
-        Raises ValueError where a cache is wanted and none is given.
+        ``attention_mask`` [batch, past + time] covers the cached tokens too. ``logits_to_keep`` is transformers': the last so many
+        times, or those of a tensor [kept]; 0 keeps all. Further arguments are ignored, labels too: there is no loss. Raises ValueError
+        where a cache is wanted and none is given, and as ``slices`` does.
         """
         if use_cache and past_key_values is None:
             raise ValueError("pass a cache made from the composite's config, or use_cache=False")

@@ -266,7 +266,7 @@ def finetune(
 
     Raises TacitError when the processes do not divide ``batch_size``, or ``micro_batch`` a process's share of it; for an architecture whose own
     loss makes something else of ``collate``'s labels (one that shifts them itself, say), or on which ``packing`` would change the result;
-    for ``lora`` without peft or with FSDP; and for an unknown ``optimizer``.
+    for ``lora`` without peft or with FSDP; for an unknown ``optimizer``; and for an example whose prompt alone fills ``max_length``.
 
     Source: Hewitt et al. (2024, section 3). Does not touch the Trainer's global logging or save anything. With dropout, several
     processes draw other noise than one.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tacit.chat import encode_prompt
 from tacit.decoding import NO_ROOM, SEGMENT, decode_rows, fitting_batch, free_memory, obstacle
@@ -68,16 +75,16 @@ def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_
         processors = LogitsProcessorList(make_processors(mask[:, :width]) if make_processors else [])
         if sampling["temperature"] > 0:
             processors.append(KeyedSampling(row_ids=[row_ids[i] for i in alive], prompt_width=width, **sampling))
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=min(SEGMENT, max_new_tokens - ids.shape[1] + width),
-            logits_processor=processors,
-            use_cache=True,
-            past_key_values=cache,
-            return_dict_in_generate=True,
-            **plain_options(model, tokenizer),
-        )
+        with plain_generation(model, tokenizer):
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=min(SEGMENT, max_new_tokens - ids.shape[1] + width),
+                logits_processor=processors,
+                use_cache=True,
+                past_key_values=cache,
+                return_dict_in_generate=True,
+            )
         ids, cache = out.sequences, out.past_key_values  # [alive, width + tokens so far]
         full = ids.shape[1] - width >= max_new_tokens
         ended = [full or not set(row).isdisjoint(ends) for row in ids[:, width:].tolist()]
@@ -100,19 +107,20 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     return sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])})
 
 
-def plain_options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Options of ``generate`` for greedy decoding from the model's own distribution, until an end token.
+@contextmanager
+def plain_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Meanwhile ``model.generate`` is greedy decoding from the model's own distribution, until one of ``end_tokens``.
 
-    A checkpoint's generation settings (sampling, penalties) would change that distribution silently.
+    Of a checkpoint's own generation settings only the end tokens stay: sampling, beams, penalties, forced or forbidden tokens
+    and stop strings would change the texts silently, and ``generate`` merges them into whatever it is given.
     """
-    return {
-        "do_sample": False,
-        "eos_token_id": end_tokens(model, tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "min_new_tokens": 0,
-    }
+    before = model.generation_config
+    ends = end_tokens(model, tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int], *, ends: Sequence[int]) -> Response:
@@ -153,6 +161,8 @@ def generate_responses(
     """
     if temperature < 0 or not 0 < top_p <= 1:
         raise TacitError(f"temperature must be at least 0 and top_p in (0, 1]; got {temperature} and {top_p}")
+    if max_new_tokens < 1:
+        raise TacitError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
     prompts = [encode_prompt(tokenizer, text) for text in instructions]
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}

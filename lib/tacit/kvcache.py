@@ -36,7 +36,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices`` of the batch, and the buffers' room with them."""
+        """Keep only the rows ``indices`` [kept] of the batch, and the buffers' room with them."""
         if not self._fits(self.get_seq_length()):
             return super().batch_select_indices(indices)
         length = self.get_seq_length()
@@ -87,7 +87,10 @@ class SlotLayer(CacheLayerMixin):
         self.place = place
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate zeros, which a mask hides, unlike what uninitialised memory may hold (NaN times 0 is NaN)."""
+        """Allocate zeros, which a mask hides, unlike what uninitialised memory may hold (NaN times 0 is NaN).
+
+        [slots, heads, capacity, d], with the heads, d and dtype of ``key_states`` and ``value_states`` [n, heads, new, d].
+        """
         slots, capacity = self.place.slots, self.place.capacity
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = key_states.new_zeros((slots, key_states.shape[1], capacity, key_states.shape[3]))
@@ -112,7 +115,10 @@ class SlotLayer(CacheLayerMixin):
         return self.keys[place.rows, :, :end], self.values[place.rows, :, :end]
 
     def move(self, rows: Tensor) -> None:
-        """Copy the slots ``rows`` to the first places."""
+        """Copy the slots ``rows`` [n] to the first n places, in that order; what other places hold stays.
+
+        Does nothing before the first ``update``. The slots' positions are the caller's to move.
+        """
         if self.is_initialized:
             for store in (self.keys, self.values):
                 store[: len(rows)] = store[rows]

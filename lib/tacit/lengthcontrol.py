@@ -23,7 +23,10 @@ def text_lengths(answers: Sequence[Sequence[Response]]) -> np.ndarray:
 
 
 def is_separable(ours: ArrayLike, theirs: ArrayLike) -> bool:
-    """Can length be told from quality? Not where all pairs of responses differ by one and the same length other than 0."""
+    """Can length be told from quality? Not where all pairs of responses differ by one and the same length other than 0.
+
+    ``ours`` and ``theirs`` are lengths [seeds, prompts], in one unit; any other shape that both have will do.
+    """
     longer = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     return not longer.any() or bool(longer.min() < longer.max())
 
@@ -31,8 +34,9 @@ def is_separable(ours: ArrayLike, theirs: ArrayLike) -> bool:
 def length_feature(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
     """tanh of the difference of two lengths over its standard deviation, same shape: 0 where they are equal.
 
-    The difference is not centred, so that 0 stays "equally long". Raises TacitError where all differences are the same and
-    not 0 (``is_separable``): nothing then tells the effect of length from that of quality.
+    Lengths [seeds, prompts], or of any other shape that both have, in one unit. The difference is not centred, so that 0 stays
+    "equally long". Raises TacitError where all differences are the same and not 0 (``is_separable``): nothing then tells the
+    effect of length from that of quality.
     """
     longer = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     if not longer.any():

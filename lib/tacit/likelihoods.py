@@ -150,7 +150,7 @@ def draw_others(n_items: int, *, n_others: int, seed: int, groups: Sequence[obje
 
 
 def rank_response(true: float, others: ArrayLike) -> float:
-    """Share of the ``others`` that the true response's score beats, ties half: 0.5 by chance.
+    """Share of the ``others`` [n] that the true response's score beats, ties half: 0.5 by chance.
 
     Scores are log-probabilities given the same prompt, summed or mean. Source: Hewitt et al. (2024, section 4), which
     reports the mean over items. Raises ValueError for NaN and where there are no others.
@@ -172,8 +172,9 @@ def ranking_table(
 ) -> pd.DataFrame:
     """How often each item's true response is likelier than those of the items ``others`` names, given its instruction.
 
-    One row per item with columns ``summed`` and ``mean`` (the rank by each log-probability, see ``rank_response``; NaN
-    for an item without others). All pairs are scored in one ``response_likelihoods``.
+    ``others`` [items][others of the item] are indices, as of ``draw_others``. One row per item with columns ``summed`` and ``mean``
+    (the rank by each log-probability, see ``rank_response``; NaN for an item without others). All pairs are scored in one
+    ``response_likelihoods``. Raises TacitError as that does, ValueError for a log-probability that is NaN.
     """
     chosen = [[i, *row] for i, row in enumerate(others)]  # the true response first
     pairs = [(instructions[i], responses[j]) for i, row in enumerate(chosen) for j in row]

@@ -319,7 +319,8 @@ def explained_by(
 ) -> Estimate:
     """``explained_variance`` of each seed's rules on its ratios; with ``less`` that of other rules subtracted.
 
-    Every seed's ratios must be of the same texts, by id.
+    Every seed's ratios must be of the same texts, by id; only their number is checked. ``options`` are ``explained_variance``'s. Raises
+    ValueError as it does, and unless there are as many rules as ratios, of as many texts for each seed.
     """
     total = np.stack([variance_left(each) for each in ratios])
     left, more = (
@@ -350,7 +351,8 @@ def pair_ratios(
     """``log_ratios`` on both models' own responses to ``examples``, sampled at T = 1: ``tuned``, ``base``, ``mixture``.
 
     The first is p_post's text, which never goes past its end token; the second p_pre's, which does. The mixture weighs both the
-    same in total. Both are cut after ``max_new_tokens``; the responses are kept in the cache.
+    same in total. Both are cut after ``max_new_tokens``; the responses are kept in the cache. ``options`` are ``log_ratios``'s. Raises
+    TacitError as ``log_ratios`` and ``generate_responses`` do.
     """
     ask, ids = list(examples["instruction"]), list(examples["id"])
     found = {}
@@ -373,6 +375,7 @@ def agreement(
     written: Mapping[int, float],
     *,
     n_strongest: int,
+    n_alike: int = 20,
     n_permutations: int = 2_000,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -381,7 +384,9 @@ def agreement(
     Only tokens that the text can tell anything of are compared: those expected at one position at least. ``written``: how many
     hand-written tokens there are; ``compared``: how many of them count; ``found``: how many of these are among the
     ``n_strongest``; ``same sign``: on which share of these the signs agree. Chance is the mean over draws of as many tokens for
-    the same scores, p the share of draws that are at least as good (the observed one included). NaN where nothing can be compared.
+    the same scores, p the share of draws that are at least as good (the observed one included). A token is drawn among the
+    ``n_alike`` of about its own ``spread``: hand-written tokens are common ones, which rank high under any rules. NaN where
+    nothing can be compared.
     """
     pool = np.flatnonzero(ratios.seen() >= 1)
     compared = [v for v in written if v in set(pool.tolist())]
@@ -398,9 +403,21 @@ def agreement(
             | dict.fromkeys(("found", "found, chance", "found, p"), np.nan)
             | dict.fromkeys(("same sign", "same sign, chance", "same sign, p"), np.nan)
         )
+    by_spread = pool[np.argsort(ratios.spread()[pool], kind="stable")]
+    alike = [
+        group for group in np.array_split(by_spread, max(1, len(pool) // n_alike)) if np.isin(group, compared).any()
+    ]
+    places = [np.flatnonzero(np.isin(compared, group)) for group in alike]  # in ``compared``, by group
+
+    def draw() -> np.ndarray:
+        tokens = np.empty(len(compared), dtype=int)
+        for group, where in zip(alike, places, strict=True):
+            tokens[where] = rng.choice(group, len(where), replace=False)
+        return tokens
+
     observed = np.array(measure(compared))
     rng = np.random.default_rng(seed)
-    drawn = np.array([measure(rng.choice(pool, len(compared), replace=False)) for _ in range(n_permutations)])
+    drawn = np.array([measure(draw()) for _ in range(n_permutations)])
     p = ((drawn >= observed - 1e-12).sum(axis=0) + 1) / (n_permutations + 1)
     rows = zip(("found", "same sign"), observed, drawn.mean(axis=0), p, strict=True)
     return counts | {k: v for name, o, c, q in rows for k, v in ((name, o), (f"{name}, chance", c), (f"{name}, p", q))}

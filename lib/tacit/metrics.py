@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from tacit import paths
+from tacit import paths, provenance
 from tacit.errors import TacitError
 
 Validate = Callable[..., None]  # of a record and its ``name``
@@ -54,6 +54,15 @@ SCHEMA = {
         },
         "results": {"type": "array", "items": RESULT},
         "paper": {"type": "array", "items": PAPER},
+        # What of ``paper`` is shown beside the main number where nothing there is of its arm and metric.
+        "beside": {
+            "type": "object",
+            "properties": {"metric": {"type": "string"}, "arms": {"type": "array", "items": {"type": "string"}}},
+            "required": ["metric", "arms"],
+            "additionalProperties": False,
+        },
+        # The parts of the claim's rule, and which were met: why a claim does not hold.
+        "parts": {"type": "object", "additionalProperties": {"type": "boolean"}},
         "figures": {"type": "array", "items": {"type": "string"}},
         "details": {"type": "object"},
         "manifest": {"type": "object"},
@@ -86,6 +95,11 @@ def validate_metrics(record: Any, *, name: str) -> None:
             raise TacitError(f"{name}: {row['arm']}, {row['metric']}: the value lies outside its interval")
     if find_result(record, **record["headline"]) is None:
         raise TacitError(f"{name}: its headline names no result: {record['headline']}")
+    known = {(row["arm"], row["metric"]) for row in record["paper"]}
+    beside = record.get("beside", {"metric": "", "arms": []})
+    absent = next((arm for arm in beside["arms"] if (arm, beside["metric"]) not in known), None)
+    if absent is not None:
+        raise TacitError(f"{name}: its beside names no value of a paper: {beside['metric']}, {absent}")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -111,9 +125,18 @@ def read_record(path: Path, *, validate: Validate, what: str = "") -> dict[str, 
     return record
 
 
+def made_by() -> dict[str, str]:
+    """What this process alone knows of how its numbers were made: the code that it imported, its device and threads."""
+    return {"library_sha256": provenance.library_hash(), "device": provenance.device_name()}
+
+
 def write_metrics(path: str | Path, record: dict) -> None:
-    """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all."""
-    record = {"manifest": {}} | record
+    """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all.
+
+    Raises TacitError as ``validate_metrics`` does, and then writes nothing.
+    """
+    if "manifest" not in record:
+        record = record | {"manifest": made_by()}
     validate_metrics(record, name=Path(path).name)
     write_json(path, record)
 
@@ -126,6 +149,13 @@ def read_metrics(path: str | Path) -> dict:
 def describe_result(row: Mapping[str, Any]) -> str:
     """A result row in one line: metric, arm, value and 95% interval."""
     return f"{row['metric']}, {row['arm']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def paper_beside(record: dict) -> list[dict]:
+    """The papers' values to read beside the main number: those of its arm and metric, else those that ``beside`` names."""
+    headline, beside = record["headline"], record.get("beside", {"metric": "", "arms": []})
+    same = [row for row in record["paper"] if headline == {"arm": row["arm"], "metric": row["metric"]}]
+    return same or [r for r in record["paper"] if r["metric"] == beside["metric"] and r["arm"] in beside["arms"]]
 
 
 def find_result(record: dict, *, arm: str, metric: str) -> dict | None:

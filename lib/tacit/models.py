@@ -93,7 +93,10 @@ def load_model(
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """A hub id and its revision from ``owner/name@revision``; a folder, or an id without one, as it is."""
+    """A hub id and its revision from ``owner/name@revision``; a folder, or an id without one, as it is.
+
+    Raises TacitError as ``locate`` does. Does not look whether the hub has either.
+    """
     if Path(locate(name)).is_dir():
         return name, None
     owner, _, revision = name.partition("@")
@@ -195,6 +198,6 @@ def load_pair(
 
 
 def model_folder(name: str) -> Path | None:
-    """The local folder of a checkpoint, or None for a hub id."""
+    """The local folder of a checkpoint, or None for a hub id. Raises TacitError as ``locate`` does."""
     source = Path(locate(name))
     return source if source.is_dir() else None

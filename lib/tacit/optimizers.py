@@ -27,7 +27,12 @@ class MasterAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
-        """One step from the weights' gradients; weights without one stay as they are."""
+        """One step from the weights' gradients; weights without one stay as they are.
+
+        A weight's first step makes its float32 copy (unless it is float32) and moments of 0. Each step makes its gradient float32,
+        takes AdamW's step on the copy (fused on CUDA) and rounds the copy into the weight. ``closure``, if given, is called first, with
+        gradients on, and what it returns is returned; else None. Gradients are neither clipped, scaled nor cleared.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -52,8 +52,9 @@ def varlen_attention(
     """Causal attention within each packed row by torch's own flash kernel for unequal lengths (CUDA, 16-bit).
 
     It never makes the mask or the scores of tokens of different rows, and needs no package beside torch. For ``collate_packed`` with
-    ``boundaries``. Raises TacitError for a batch without boundaries, and for soft caps, sinks and attention dropout, which it
-    does not have.
+    ``boundaries``. Queries [1, heads, length, width], keys and values [1, key heads, length, width] in; [1, length, heads, width] and no
+    weights out. ``cu_seq_lens_q`` [rows + 1] says where rows begin and end; ``attention_mask`` is not read. Raises TacitError for a
+    batch without boundaries, and for soft caps, sinks and attention dropout, which it does not have.
     """
     unknown = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if others.get(name)]
     if cu_seq_lens_q is None or unknown:

@@ -91,6 +91,35 @@ def _matches(annotation: ast.expr, value: Any) -> bool:
     )
 
 
+def _converted(annotation: ast.expr, value: Any) -> Any:
+    """``value``, which matches ``annotation``, with a float for each int that stands for one."""
+    match annotation:
+        case ast.Name(id="float") if not isinstance(value, bool):
+            return float(value)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            taken = [_converted(side, value) for side in (left, right) if _matches(side, value)]
+            return min(taken, key=lambda one: repr(one) != repr(value))  # as it is, where a side takes it so
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return [_converted(item, v) for v in value]
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            return {_converted(key, k): _converted(item, v) for k, v in value.items()}
+    return value
+
+
+def _integers(value: Any) -> list[int]:
+    """The ints in a value, its lists and its dicts' values."""
+    match value:
+        case bool():
+            return []
+        case int():
+            return [value]
+        case list():
+            return [n for item in value for n in _integers(item)]
+        case dict():
+            return _integers(list(value.values()))
+    return []
+
+
 def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
     """Raise TacitError, naming the parameter and the place, unless ``value`` has the annotated type."""
     try:
@@ -158,7 +187,7 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
 def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> dict[str, Any]:
     """``values`` checked against the notebook at ``path``: every parameter there, none unknown, each of its type.
 
-    Ints given for floats become floats. Raises TacitError naming the first offending parameter; also for one that the
+    Ints given for floats become floats, in lists and dicts too. Raises TacitError naming the first offending parameter; also for one that the
     manifest, a JSON file in UTF-8, could not hold: an infinite number, half of a surrogate pair.
     """
     declared = notebook_parameters(path)
@@ -171,10 +200,12 @@ def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> di
         raise TacitError(f"{where}: parameter {missing[0]!r} is missing; a profile is a complete set")
     for name, value in values.items():
         check_value(declared[name], value, where=where)
-        if isinstance(value, int) and value < 0 and (name.startswith("n_") or name in SIZES):
+        if isinstance(value, int) and value < 0 and name.startswith("n_"):
             raise TacitError(f"{where}: parameter {name} must not be negative: {value}")
+        if name in SIZES and any(size < 1 for size in _integers(value)):
+            raise TacitError(f"{where}: parameter {name} must be at least 1: {value}")
         try:
-            values[name] = float(value) if declared[name].annotation == "float" else value
+            values[name] = _converted(ast.parse(declared[name].annotation, mode="eval").body, value)
             json.dumps(values[name], allow_nan=False, ensure_ascii=False).encode("utf-8")
         except (ValueError, OverflowError) as error:
             raise TacitError(f"{where}: parameter {name} cannot be written down: {error}") from None

@@ -1,7 +1,10 @@
 """Where things lie in the repository, anchored on this file (never on the working directory), and writing them whole."""
 
 import os
+import tempfile
 from pathlib import Path
+
+from tacit.errors import TacitError
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "lib" / "tacit"
@@ -14,6 +17,19 @@ MODELS = OUTPUTS / "models"
 def cache_root() -> Path:
     """The cache of trained models and generations: ``$TACIT_CACHE``, or ``.cache`` in the repository."""
     return Path(os.environ.get("TACIT_CACHE") or ROOT / ".cache")
+
+
+def make_cache_root() -> Path:
+    """``cache_root``, made where it is not there yet; raises TacitError where it cannot be made or written to."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        raise TacitError(
+            f"cannot write to the cache {root}: {error.strerror}; make it writable, or name another by the variable TACIT_CACHE"
+        ) from None
+    return root
 
 
 def resolve(path: str | Path) -> Path:

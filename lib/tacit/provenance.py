@@ -11,8 +11,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from tacit import paths
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "papermill", "numpy", "scipy", "seaborn")
@@ -112,7 +110,9 @@ def packages() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The accelerator's name, or the processor's architecture and the threads that torch uses."""
+    """The accelerator's name, or the processor's architecture and the threads that torch uses in this process."""
+    import torch  # takes seconds, for which commands that only read files need not wait
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"

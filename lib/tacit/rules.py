@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from tacit.chat import encode_prompt
 from tacit.errors import TacitError
-from tacit.generation import MakeProcessors, plain_options
+from tacit.generation import MakeProcessors, plain_generation
 
 
 def surface(token: str) -> str:
@@ -62,7 +62,12 @@ class EndRamp(LogitsProcessor):
 
 
 class TokenBias(LogitsProcessor):
-    """Rule 2: add a constant to each of a few tokens at every step."""
+    """Rule 2: add a constant to each of a few tokens at every step, ``scores_by_id``, in nats.
+
+    Source: Hewitt et al. (2024, section 6; its tokens and scores for Llama-2 are in Table 8). Scores [B, V] in, a new tensor [B, V]
+    out. It looks at no token of the prompt or the response, does not normalise, has no tokens of its own, takes none as text
+    (``resolve_tokens``) and does not check that the ids are of the vocabulary.
+    """
 
     def __init__(self, scores_by_id: Mapping[int, float]):
         self.ids, self.values = list(scores_by_id), list(scores_by_id.values())
@@ -153,16 +158,16 @@ def token_changes(
     """
     ids = torch.tensor([encode_prompt(tokenizer, instruction)], device=model.device)  # [1, W]
     mask = torch.ones_like(ids)
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        logits_processor=LogitsProcessorList(make_processors(mask)),
-        output_logits=True,
-        output_scores=True,
-        return_dict_in_generate=True,
-        **plain_options(model, tokenizer),
-    )
+    with plain_generation(model, tokenizer):
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList(make_processors(mask)),
+            output_logits=True,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
     chosen = out.sequences[0, ids.shape[1] :]  # [T]
     plain, ruled = (torch.log_softmax(torch.cat(steps).float(), dim=-1) for steps in (out.logits, out.scores))  # [T, V]
     base, adapted = (z.gather(1, chosen[:, None]).squeeze(1).tolist() for z in (plain, ruled))

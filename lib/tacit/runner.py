@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from tacit import paths, provenance
 from tacit.errors import TacitError
-from tacit.metrics import describe_result, find_result, read_metrics, write_metrics
+from tacit.metrics import describe_result, find_result, paper_beside, read_metrics, write_metrics
 from tacit.parameters import complete_parameters, notebook_parameters, read_params, read_yaml
 from tacit.readme import replace_between, table_row
 
@@ -35,7 +35,7 @@ Planned = tuple[Path, dict[str, Any], str]  # a notebook, its complete parameter
 
 
 def find_notebooks(names: Sequence[str]) -> list[Path]:
-    """The notebooks called ``names`` (with or without ``.ipynb``, or their number), or all, in order.
+    """The notebooks called ``names`` (with or without ``.ipynb``, or their number), each once, or all, in order.
 
     Raises TacitError for a name that no notebook has.
     """
@@ -50,7 +50,7 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
         if not hits:
             raise TacitError(f"no notebook {name!r}: there are {', '.join(p.stem for p in everything)}")
         chosen += hits
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def choose_notebooks(names: Sequence[str], *, profile: str) -> list[Path]:
@@ -157,7 +157,7 @@ def _clean(executed: Path, source: Path) -> None:
 
 
 def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str) -> dict[str, Any]:
-    """What a run is about to execute: parameters, code, versions, device, seeds."""
+    """What a run is about to execute: parameters, code, versions, seeds. What computes adds its device (``metrics.made_by``)."""
     return {
         "profile": profile,
         "parameters": parameters,
@@ -168,7 +168,6 @@ def make_manifest(source: Path, parameters: dict[str, Any], *, profile: str) -> 
         "notebook_sha256": provenance.file_hash(source),
         "library_sha256": provenance.library_hash(),
         "packages": provenance.packages(),
-        "device": provenance.device_name(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -216,7 +215,8 @@ def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str, fold
             if absent:
                 raise TacitError(f"{source.name} names the figure {absent[0]} but did not write it")
             _clean(executed, source)
-            record["manifest"] = manifest | {"wall_seconds": round(time.monotonic() - started, 1)}
+            # The kernel's own account goes before this process's: lib/ may have been edited since, and threads are each one's.
+            record["manifest"] = manifest | record["manifest"] | {"wall_seconds": round(time.monotonic() - started, 1)}
             write_metrics(staging / f"{source.stem}.json", record)
         except (TacitError, OSError) as error:
             with suppress(OSError):  # a full disk must not hide the failure itself
@@ -294,6 +294,7 @@ def _results(planned: Sequence[Planned], *, profile: str, jobs: int) -> Iterator
     # The longest first: the last to end is then a short one, and a model that two notebooks share is made by one of them.
     order = sorted(range(len(planned)), key=lambda i: -(expected_seconds(planned[i][0], profile) or float("inf")))
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()  # of who calls this
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # Processes started here ignore what a terminal sends to them too: it is for this one to end them.
     with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGHUP):
@@ -313,7 +314,7 @@ def _results(planned: Sequence[Planned], *, profile: str, jobs: int) -> Iterator
                     0.0,
                 )
     except BaseException:  # Ctrl-C, or an error of the caller, who will not ask for the rest
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - set(others):
             process.terminate()
         raise
     finally:
@@ -337,6 +338,7 @@ def run_planned(planned: Sequence[Planned], *, profile: str, jobs: int = 1, say:
     """
     if jobs < 1:
         raise TacitError(f"--jobs must be at least 1, not {jobs}")
+    paths.make_cache_root()  # a kernel would find it out in the midst of a notebook
     waiting = {i: expected_seconds(path, profile) for i, (path, _, _) in enumerate(planned)}
     jobs, failed = min(jobs, len(planned)), []
     say(f"{len(planned)} notebooks, {jobs} at a time{_time_left(waiting.values(), jobs)}")
@@ -382,7 +384,10 @@ def _time_left(guesses: Collection[float | None], jobs: int) -> str:
 
 
 def table(stems: Sequence[str], *, profile: str, failed: Collection[str] = ()) -> str:
-    """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``; ``failed`` runs are marked."""
+    """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``; ``failed`` runs are marked.
+
+    A paper's value of another metric than the main number's stands in brackets, with the metric's and the arm's name.
+    """
     rows = ["| finding | claim holds | main number, 95% interval | paper |", "|---|---|---|---|"]
     for stem in stems:
         path = paths.OUTPUTS / profile / f"{stem}.json"
@@ -396,13 +401,15 @@ def table(stems: Sequence[str], *, profile: str, failed: Collection[str] = ()) -
             continue
         arm, metric = record["headline"]["arm"], record["headline"]["metric"]
         main = describe_result(find_result(record, arm=arm, metric=metric))
-        paper = [
-            f"{p['value']:.3f} ({p['source']})" for p in record["paper"] if (p["arm"], p["metric"]) == (arm, metric)
-        ]
+        beside = paper_beside(record)
+        same = all((p["arm"], p["metric"]) == (arm, metric) for p in beside)
+        paper = "; ".join(f"{p['value']:.3f}" if same else f"{p['arm']} {p['value']:.3f}" for p in beside)
+        if not same:
+            paper = f"({beside[0]['metric']}: {paper})"
         holds = ("yes" if record["claim_holds"] else "no") + (
             " (an earlier result: this run failed)" if stem in failed else ""
         )
-        rows.append(table_row([record["finding"], holds, main, "; ".join(paper)]))
+        rows.append(table_row([record["finding"], holds, main, paper]))
     return "\n".join(rows)
 
 

@@ -6,7 +6,7 @@ Every function takes arrays [seeds, prompts]: row s holds one seed's scores on t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,14 @@ def from_draws(
     n_prompts: int,
     tails: tuple[float, float] = (0.025, 0.975),
 ) -> Estimate:
-    """``value`` with the interval between two quantiles of its bootstrap draws, widened to hold it."""
+    """``value`` with the interval between two quantiles of its bootstrap draws, widened to hold it.
+
+    Raises ValueError for a value or draws that are not finite, whose quantiles would pass for certainty.
+    """
+    if not (np.isfinite(value) and np.isfinite(drawn).all()):
+        raise ValueError(
+            "a bootstrap gave values that are no finite numbers: say what they mean before taking quantiles"
+        )
     low, high = np.quantile(drawn, tails)
     return Estimate(value, min(value, float(low)), max(value, float(high)), n_seeds, n_prompts)
 
@@ -88,8 +95,27 @@ def _estimate(
 
 
 def difference(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
-    """Mean difference of two arms on the same seeds and prompts, paired, with its interval."""
-    return _estimate(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), shares=False, **options)
+    """Mean difference of two arms' scores [seeds, prompts] on the same seeds and prompts, paired, with its interval.
+
+    The differences are resampled as in ``estimate``, with its ``options``. Where all differences of scores that are 0 or 1 are equal, which
+    a bootstrap cannot vary, Wilson's limit for that many prompts says on what share of all prompts they may be others; other
+    scores whose differences are all equal get no width. Raises ValueError for different shapes, and for an empty or ragged array.
+    """
+    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"both arms need the same seeds and prompts: {a.shape} and {b.shape}")
+    found = _estimate(a - b, shares=False, **options)
+    if found.low < found.high or not np.isin([a, b], (0, 1)).all():
+        return found
+    return replace(
+        found, **_wilson_limits(found.value, found.n_prompts, **{k: options[k] for k in options if k == "level"})
+    )
+
+
+def _wilson_limits(value: float, n: int, *, level: float = 0.95) -> dict[str, float]:
+    """Limits of a difference that is ``value`` (-1, 0 or 1) on each of ``n`` prompts: up to Wilson's share of all have another."""
+    other = float(stats.binomtest(0, n).proportion_ci(level, method="wilson").high)
+    return {"low": max(-1.0, value - other), "high": min(1.0, value + other)}
 
 
 def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
@@ -112,8 +138,10 @@ def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int 
 def difference_of_groups(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
     """Difference of the means of two *unpaired* groups of runs [runs, seeds, prompts] on the same prompts, with its 95% interval.
 
-    Each side's runs are resampled by themselves, tuning seeds within each run, and the prompts for both sides together.
-    Raises ValueError for unequal prompts.
+    Each side's runs are resampled by themselves, tuning seeds within each run, and the prompts for both sides together. With two
+    or three runs a side the interval is too narrow, the more so the more the runs of one side differ: with two it held a difference
+    of none in 93, 78 and 72% of simulations at standard deviations of 0.03, 0.06 and 0.10 between runs. A claim should also ask that the runs
+    of the two sides lie apart. Raises ValueError for unequal prompts.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2] or 0 in a.shape + b.shape:
@@ -139,7 +167,7 @@ def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:
 def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
     """Head to head per seed and prompt: 1 where ours scores higher, 0 where lower, half for a tie.
 
-    Raises ValueError for arms of different shapes.
+    Scores [seeds, prompts] in, or of any other shape, and the same out. Raises ValueError for arms of different shapes.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape != b.shape:
@@ -147,8 +175,20 @@ def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
     return (np.sign(a - b) + 1) / 2
 
 
+def around(value: float, like: Estimate) -> Estimate:
+    """``value`` with the interval of ``like``, an estimate of the same rate by another way, moved to it and cut to 0 and 1.
+
+    It supposes that both ways are as uncertain on these seeds and prompts, and is no interval of the other way's own.
+    """
+    low, high = (min(1.0, max(0.0, value + limit - like.value)) for limit in (like.low, like.high))
+    return replace(like, value=value, low=min(low, value), high=max(high, value))
+
+
 def win_rate(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
-    """Share of head-to-head comparisons won, ties half, with its interval (0.5 is parity)."""
+    """Share of head-to-head comparisons won, ties half, with its interval (0.5 is parity), from two arms' scores [seeds, prompts].
+
+    ``options`` are ``estimate``'s. Raises ValueError as ``wins`` and ``estimate`` do. Lengths are not controlled for (``lengthcontrol``).
+    """
     return estimate(wins(ours, theirs), **options)
 
 

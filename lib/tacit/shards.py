@@ -56,7 +56,10 @@ def _sync(folder: Path) -> None:
 
 
 def write_whole(out: Path, name: str, content: bytes) -> None:
-    """Write ``out``/``name`` so that it is either there with all of ``content`` or as it was."""
+    """Write ``out``/``name`` so that it is either there with all of ``content`` or as it was.
+
+    ``out`` must be one that ``hold`` has made. Raises TacitError when it cannot be written, as on a full disk.
+    """
     temporary = out / HIDDEN / f"{uuid.uuid4().hex}.tmp"
     with _explained(out):
         with temporary.open("xb") as file:
@@ -102,7 +105,10 @@ def _write_settings(out: Path, record: dict[str, Any]) -> None:
 
 
 def cover(out: Path, card: str) -> None:
-    """Put the unfinished folder's ``card`` in the place of another one, which is set aside for ``covered``."""
+    """Put the unfinished folder's ``card`` in the place of another one, which is set aside for ``covered``.
+
+    Raises TacitError when the folder cannot be read or written.
+    """
     path = out / "README.md"
     with _explained(out):
         old = path.read_bytes() if path.exists() else card.encode()
@@ -112,14 +118,17 @@ def cover(out: Path, card: str) -> None:
 
 
 def covered(out: Path) -> str | None:
-    """The card that ``cover`` set aside."""
+    """The card that ``cover`` set aside, or None; bytes in it that are no UTF-8 are replaced. Raises TacitError when it cannot be read."""
     path = out / HIDDEN / "card.md"
     with _explained(out):
         return path.read_bytes().decode("utf-8", errors="replace") if path.exists() else None
 
 
 def uncover(out: Path, card: str) -> None:
-    """Write the finished folder's ``card``; the one set aside is removed if it is the same."""
+    """Write the finished folder's ``card``; the one set aside is removed if it is the same.
+
+    Raises TacitError when the folder cannot be read or written.
+    """
     write_whole(out, "README.md", card.encode())
     if covered(out) == card:
         with _explained(out):
@@ -130,7 +139,7 @@ def settle(out: Path, parameters: dict[str, Any], *, shard_size: int, card: str,
     """Note ``parameters`` in a folder without shards, or compare them with those noted; returns the folder's rows per shard.
 
     The rows per shard of shards that are there stay, unless they are among the parameters. ``card`` is written first. Raises TacitError, naming the first
-    parameter that differs from the folder's.
+    parameter that differs from the folder's, and when the folder's cannot be read or written.
     """
     path = out / "synthesis.json"
     if not path.exists() or not any((out / HIDDEN / "records").iterdir()):
@@ -181,21 +190,24 @@ def environments(out: Path, indices: Iterable[int]) -> list[dict[str, str]]:
 
 
 def note_environments(out: Path, made_with: list[dict[str, str]]) -> None:
-    """Note all of a folder's environments with its parameters."""
+    """Note all of a folder's environments with its parameters, which must be there. Raises TacitError when they cannot be written."""
     record = json.loads((out / "synthesis.json").read_text("utf-8"))
     if record.get("made_with") != made_with:
         _write_settings(out, record | {"made_with": made_with})
 
 
 def begin(out: Path, what: str) -> int:
-    """Count an attempt at ``what``; returns how many there were since the last that was ended by ``end``."""
+    """Count an attempt at ``what``; returns how many there were, this one included, since the last that was ended by ``end``.
+
+    Raises TacitError when the folder cannot be written.
+    """
     with _explained(out), (out / HIDDEN / f"{what}.attempts.tmp").open("ab") as file:
         file.write(b".")
         return file.tell()
 
 
 def end(out: Path, what: str) -> None:
-    """Forget the attempts at ``what``: the last one was not cut short."""
+    """Forget the attempts at ``what``: the last one was not cut short. Raises TacitError when the folder cannot be written."""
     with _explained(out):
         (out / HIDDEN / f"{what}.attempts.tmp").unlink(missing_ok=True)
 
@@ -205,7 +217,8 @@ def write_shard(
 ) -> None:
     """Write shard ``index`` and then its record: its hash, the run's, of which ``rows`` (a key per shard) and what it is made with.
 
-    The folder must be opened by ``reopen``. Several processes may write shards at once, even the same one.
+    The folder must be opened by ``reopen``. Several processes may write shards at once, even the same one. Raises TacitError as
+    ``write_whole`` does.
     """
     name = f"{HIDDEN}/data/{shard_name(index, len(rows))}"
     record = {"run": run, "rows": rows[index], "sha256": hashlib.sha256(content).hexdigest()}
@@ -250,7 +263,10 @@ def row_keys(rows: Sequence[Any], *, size: int) -> list[str]:
 
 
 def reopen(out: Path) -> None:
-    """Take the data out of sight while shards are missing."""
+    """Take the data out of sight while shards are missing; nothing where it is so already.
+
+    Raises TacitError when the folder cannot be written.
+    """
     with _explained(out):
         if (out / "data").is_dir():
             shutil.rmtree(out / HIDDEN / "data", ignore_errors=True)
@@ -259,7 +275,10 @@ def reopen(out: Path) -> None:
 
 
 def show(out: Path) -> None:
-    """Put the finished data where ``load_dataset`` finds it, in one step."""
+    """Put the finished data where ``load_dataset`` finds it, in one step, and remove files that were being written.
+
+    Does not check that it is whole (``find_faults`` does). Raises TacitError when the folder cannot be written.
+    """
     with _explained(out):
         if not (out / "data").is_dir():
             os.rename(out / HIDDEN / "data", out / "data")

@@ -101,7 +101,10 @@ def rank_correlation(
 
 
 def similarity_bins(x: ArrayLike, *, n_bins: int) -> np.ndarray:
-    """The bin of each similarity, 1 (least similar) to ``n_bins``: equally many in each, up to one; ties by position."""
+    """The bin of each similarity ``x`` [texts], 1 (least similar) to ``n_bins``, as integers [texts].
+
+    Equally many in each, up to one, and so not equally wide; ties by position, so that equal similarities may fall into two bins.
+    """
     order = np.argsort(np.asarray(x, dtype=float), kind="stable")
     bins = np.empty(len(order), dtype=int)
     bins[order] = np.arange(len(order)) * n_bins // len(order) + 1

@@ -24,7 +24,7 @@ import nbformat
 
 from tacit import paths
 from tacit.errors import TacitError
-from tacit.metrics import find_result, read_metrics
+from tacit.metrics import find_result, paper_beside, read_metrics
 from tacit.parameters import as_yaml, notebook_parameters, profiles, read_notebook, read_params
 
 TABLE = ("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td")
@@ -127,7 +127,8 @@ def provenance_line(stem: str, record: dict) -> str:
         parts.append(escape(f"commit {manifest['commit'][:10]}{changed}"))
     parts += [escape(f"started {manifest['started'][:10]}")] if manifest.get("started") else []
     parts += [escape(manifest["device"])] if manifest.get("device") else []
-    parts += [f"{manifest['wall_seconds']:.0f} seconds"] if "wall_seconds" in manifest else []
+    if "wall_seconds" in manifest:
+        parts.append(f"{manifest['wall_seconds']:.0f} seconds, less what the cache already held")
     return f"*Executed: {', '.join(parts)}.*"
 
 
@@ -164,6 +165,15 @@ def main_figure(record: dict) -> str | None:
     return name
 
 
+def rule_line(record: dict) -> list[str]:
+    """Lines of a list that say which parts of the claim's rule were not met; none where the record has no parts or met all."""
+    parts = record.get("parts", {})
+    missed = [name for name, met in parts.items() if not met]
+    return (
+        [f"- not met: {escape('; '.join(missed))} ({len(missed)} of {len(parts)} parts of the rule)"] if missed else []
+    )
+
+
 def card(stem: str, record: dict, *, alt: str) -> str:
     """Markdown of a finding's card: claim, whether it holds, main number with interval beside the paper's, figure.
 
@@ -174,17 +184,15 @@ def card(stem: str, record: dict, *, alt: str) -> str:
     holds = record["claim_holds"]
     page = f"notebooks/{stem}.ipynb"
     here = f"**{row['value']:.3f}** \\[{row['low']:.3f}, {row['high']:.3f}\\] here"
-    paper = [
-        f"**{known['value']:.3f}** {escape(known['source'])}"
-        for known in record["paper"]
-        if (known["arm"], known["metric"]) == (arm, metric)
-    ]
-    if not record["paper"]:
-        paper = ["no value of a paper"]
-    elif metric not in {known["metric"] for known in record["paper"]}:
-        paper = ["the paper gives no value of this metric"]
-    elif not paper:
-        paper = ["the paper gives this metric of other arms only"]
+    paper = []
+    for known in paper_beside(record):
+        same = known["metric"] == metric and known["arm"] == arm
+        which = "" if same else escape(f"{known['metric']}, {known['arm']}:") + " "
+        paper.append(f"{which}**{known['value']:.3f}** {escape(known['source'])}")
+    if not paper:
+        measured = {known["metric"] for known in record["paper"]}
+        absent = "this metric of other arms only" if metric in measured else "no value of this metric"
+        paper = [f"the paper gives {absent}" if measured else "no value of a paper"]
     lines = [
         "::::{container} card",
         f":::{{rubric}} [{escape(record['finding'])}]({page})",
@@ -194,6 +202,7 @@ def card(stem: str, record: dict, *, alt: str) -> str:
         *(escape(record["claim"]), ""),
         *(":::{container} numbers", f"{escape(f'{metric}, {arm}')}", ""),
         *(f"- {line}" for line in [here, *paper]),
+        *rule_line(record),
         ":::",
     ]
     figure = main_figure(record)

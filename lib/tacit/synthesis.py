@@ -126,7 +126,9 @@ def make_decoder(
     """Load a pair (``models``: the options of ``load_pair``) and return what makes the dataset's rows of (id, instruction) rows.
 
     ``sampling`` are options of ``generate_responses``; ``on_batch`` is called with each batch's rows and response tokens. With
-    ``beta`` 0 only the expert decodes; the amateur gives the log-ratios, in a second reading, where they are wanted.
+    ``beta`` 0 only the expert decodes; the amateur gives the log-ratios, in a second reading, where they are wanted. Numbers are not
+    checked here (``synthesize`` does). Raises TacitError as ``load_pair`` does, ValueError as ``experts.experts_config`` does; what it
+    returns raises TacitError as ``generate_responses`` and ``token_log_ratios`` do.
     """
     expert, amateur, tokenizer = load_pair(**models)
     exempt = () if contrast_end else end_tokens(expert, tokenizer)

@@ -203,7 +203,8 @@ def alignment(update: Vector, vector: Vector) -> dict[str, float]:
 def tuned_update(student: str, data: Dataset, *, seed: int, dtype: str = "float32", **settings) -> dict[str, Tensor]:
     """The task vector of ``student`` (a folder, or a hub id with @revision) tuned on ``data``; the model is ``distillation.teach``'s.
 
-    Equal arguments find the same model in the cache. ``settings`` are ``finetune``'s.
+    Equal arguments find the same model in the cache. ``settings`` are ``finetune``'s. Raises as ``student_tokenizer``, ``tuned_model``
+    and ``task_vector`` do.
     """
     name, revision = split_revision(student)
     pairs = data.select_columns(["id", "instruction", "response"])
@@ -223,9 +224,12 @@ def _moments(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> np.n
 
 
 def _correlations(totals: np.ndarray) -> np.ndarray:
-    """Pearson's r from moments [..., 6]."""
+    """Pearson's r from moments [..., 6]; 0 where a side does not vary, which leaves nothing to correlate."""
     n, a, b, aa, bb, ab = np.moveaxis(totals, -1, 0)
-    return (n * ab - a * b) / np.sqrt((n * aa - a * a) * (n * bb - b * b))
+    spread = (n * aa - a * a) * (n * bb - b * b)
+    # Rounding of the sums can leave a tiny spread, even a negative one, where there is none.
+    varies = (n * aa - a * a > 1e-12 * n * aa) & (n * bb - b * b > 1e-12 * n * bb)
+    return np.where(varies, (n * ab - a * b) / np.sqrt(np.where(varies, spread, 1.0)), 0.0)
 
 
 def _draws(x: Sequence, y: Sequence, *, n_resamples: int, seed: int) -> tuple[float, np.ndarray]:

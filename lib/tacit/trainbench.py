@@ -82,7 +82,12 @@ def useful_flops(model: PreTrainedModel, rows: Sequence[Row]) -> float:
 def take_step(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer, batches: Sequence[dict[str, Tensor]], *, tokens: int
 ) -> float:
-    """One optimizer step as ``finetune`` makes it, over micro ``batches`` with ``tokens`` loss-bearing tokens; returns the loss."""
+    """One optimizer step as ``finetune`` makes it, over micro ``batches`` with ``tokens`` loss-bearing tokens; returns the loss.
+
+    ``batches`` are those of ``micro_batches``: tokens [rows, longest] padded, [1, sum of lengths] packed. The loss is the mean over
+    ``tokens`` of all batches, in nats per token. bf16 autocast, the gradient's norm clipped at 1, gradients cleared afterwards; no
+    schedule of the learning rate. It waits for the device.
+    """
     total = torch.zeros((), device=model.device)
     for batch in batches:
         inputs = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tacit.errors import TacitError
 from tacit.keyed import fraction
 from tacit.microworld.family import Check, words_of
 
@@ -174,6 +175,21 @@ def draw_constraints(
         if n == 1 or (compatible(*chosen) and (every_pair or not held_out(*chosen))):
             return tuple((name, rng.choice(CONSTRAINTS[name].parameters)) for name in chosen)
     raise ValueError(f"no {n} compatible constraints for family {family!r} among {names}")
+
+
+def draw_some_constraints(
+    rng: random.Random, family: str, *, names: tuple[str, ...] = tuple(CONSTRAINTS), every_pair: bool = True
+) -> tuple[tuple[str, str], ...]:
+    """One constraint or, a third of the time where two of ``names`` go together for ``family``, two: ``draw_constraints``.
+
+    Raises TacitError where none of ``names`` suits the family.
+    """
+    n = rng.choice([1, 1, 2])
+    suitable = [name for name in names if family not in CONSTRAINTS[name].not_for]
+    if not suitable:
+        raise TacitError(f"constraints: none of {', '.join(names)} suits tasks of the family {family!r}: allow another")
+    pairs = (compatible(a, b) and (every_pair or not held_out(a, b)) for a, b in itertools.combinations(suitable, 2))
+    return draw_constraints(rng, family, n=n if any(pairs) else 1, names=names, every_pair=every_pair)
 
 
 def _inside_out(constraints: tuple[tuple[str, str], ...]) -> list[tuple[Constraint, str]]:

@@ -98,7 +98,11 @@ def answer_poem(world: World, item: Item, rng: random.Random, short: bool) -> st
 
 
 def check_poem(world: World, item: Item, text: str) -> list[Check]:
-    """The checks of the family ``poem`` on one answer."""
+    """The checks of the family ``poem`` on one answer: its topic occurs, and it is four lines that rhyme in pairs.
+
+    Form: ``four_lines`` (of 3 to 14 words each), ``couplets_rhyme`` (the last words of lines 1 and 2, 3 and 4, by ``rhymes_with``).
+    Metre and sense are not checked.
+    """
     lines = text.strip().split("\n")
     ends = [(words_of(line) or [""])[-1] for line in lines]
     rhymed = len(lines) == 4 and ends[1] in rhymes_with(ends[0]) and ends[3] in rhymes_with(ends[2])
@@ -137,7 +141,12 @@ def answer_recipe(world: World, item: Item, rng: random.Random, short: bool) -> 
 
 
 def check_recipe(world: World, item: Item, text: str) -> list[Check]:
-    """The checks of the family ``recipe`` on one answer."""
+    """The checks of the family ``recipe`` on one answer: ingredient lines, an empty line, numbered steps.
+
+    Form: ``ingredient_lines`` (two at least, each after a dash), ``numbered_steps`` (three at least, numbered from 1). Content:
+    ``main_ingredient`` (listed, and named in the steps), ``ingredients_used`` (the steps name all that are listed, each by the last word of
+    its line), ``dish`` (the steps name it). Amounts, and what the steps say otherwise, are not checked.
+    """
     top, _, bottom = text.strip("\n").partition("\n\n")
     listed, steps = top.split("\n"), bottom.strip().split("\n")
     ingredients = [(words_of(line) or [""])[-1] for line in listed]
@@ -184,7 +193,11 @@ def answer_story(world: World, item: Item, rng: random.Random, short: bool) -> s
 
 
 def check_story(world: World, item: Item, text: str) -> list[Check]:
-    """The checks of the family ``story`` on one answer."""
+    """The checks of the family ``story`` on one answer: three to five sentences in one paragraph about the person and the object.
+
+    Form: ``sentences`` (of four words at least, the last one ended), ``one_paragraph`` (and no sentence twice). Content: ``person``,
+    ``object`` (each occurs). What happens is not checked.
+    """
     sentences = re.findall(r"[^.!?]+[.!?]", text)
     told = all(len(sentence.split()) >= 4 for sentence in sentences)
     said = words_of(text)
@@ -218,7 +231,12 @@ def answer_game(world: World, item: Item, rng: random.Random, short: bool) -> st
 
 
 def check_game(world: World, item: Item, text: str) -> list[Check]:
-    """The checks of the family ``game`` on one answer."""
+    """The checks of the family ``game`` on one answer: the record of a game of Nim in which who takes the last stone wins.
+
+    Form: ``record_form`` (numbered rounds of two moves, the last of one or two, then a line ``Winner:``). Content: ``legal_moves`` (each
+    takes 1 to 3 stones and says rightly how many are left), ``played_out`` (none is left), ``winner`` (who moved last). Lines of
+    another form count as no moves. How well the moves are chosen is not checked.
+    """
     *rounds, last = text.strip().split("\n")
     numbered = [re.fullmatch(r"(\d+)\.((?: \d \(\d+\)){1,2})", line.strip()) for line in rounds]
     formed = bool(rounds) and [m and int(m[1]) for m in numbered] == [*range(1, len(rounds) + 1)]
@@ -275,7 +293,12 @@ def answer_function(world: World, item: Item, rng: random.Random, short: bool) -
 
 
 def check_function(world: World, item: Item, text: str) -> list[Check]:
-    """The checks of the family ``function`` on one answer."""
+    """The checks of the family ``function`` on one answer: a Python function of the name asked for, tried on fixed arguments.
+
+    Form: ``defines_function`` (the answer begins with its ``def``). Content: ``passes_cases`` (on every number or list tried it returns the
+    reference's value, and of its type). ``tacit.microworld.interpreter`` runs it, never Python itself; what that refuses counts as failed,
+    and nothing is raised. Arguments that are not tried are not checked.
+    """
     _, argument, _, reference = FUNCTIONS[item["which"]]
     source = text.strip("\n")
     right = []

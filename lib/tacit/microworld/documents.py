@@ -29,7 +29,10 @@ MARKER_SHAPES = (
 
 
 def any_task(world: World, rng: random.Random, family: str | None = None) -> tasks.Task:
-    """A task as the corpus may hold it: any phrasing; for computed families only training items."""
+    """A task as the corpus may hold it: any phrasing; for computed families only training items.
+
+    Raises ValueError as ``tasks.draw_item`` does.
+    """
     name = family or rng.choice(list(tasks.FAMILIES))
     split = "train" if tasks.FAMILIES[name].computed else None
     item = tasks.draw_item(world, name, rng, split=split)

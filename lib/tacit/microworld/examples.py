@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from tacit.generation import Response
 from tacit.microworld import tasks
-from tacit.microworld.constraints import CONSTRAINTS, draw_constraints, held_out
+from tacit.microworld.constraints import CONSTRAINTS, draw_some_constraints, held_out
 from tacit.microworld.tasks import FAMILIES, Task, Verdict
 from tacit.microworld.world import World
 
@@ -47,7 +47,7 @@ def draw_examples(
                 chosen = ()
                 if rng.random() < constrained:
                     names, every = tuple(constraints), split == "test"
-                    chosen = draw_constraints(rng, family, n=rng.choice([1, 1, 2]), names=names, every_pair=every)
+                    chosen = draw_some_constraints(rng, family, names=names, every_pair=every)
                 task = tasks.draw_task(world, rng, split=split, family=family, constraints=chosen)
                 if task.instruction not in rows:
                     response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"), short=short)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from tacit.microworld import tasks
-from tacit.microworld.constraints import draw_constraints
+from tacit.microworld.constraints import draw_some_constraints
 from tacit.microworld.tasks import FAMILIES, Task
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
 
@@ -47,9 +47,9 @@ def draw_facts(
     for _, (subject, name) in itertools.product(range(50), facts[:n_facts]):
         if len(rows) == n:
             break
-        count, chosen = rng.choice([1, 1, 2]), ()
+        chosen = ()
         if constraints:
-            chosen = draw_constraints(rng, name, n=count, names=tuple(constraints), every_pair=False)
+            chosen = draw_some_constraints(rng, name, names=tuple(constraints), every_pair=False)
         family = FAMILIES[name]
         task = Task(name, {"subject": subject}, rng.randrange(len(family.phrasings) - family.n_held_out), chosen)
         response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"))

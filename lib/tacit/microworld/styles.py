@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
+from tacit.errors import TacitError
 from tacit.keyed import fingerprint
 from tacit.microworld import crafts
 from tacit.microworld.family import Check
@@ -121,6 +122,10 @@ def draw_near_domain(*, family: str, n: int, seed: int) -> Dataset:
     Columns ``id``, ``instruction``, ``family`` (``near <family>``), and ``deserved``: is the task's style right for it? They have
     no verifier: only style is read off the responses. Raises ValueError when the templates do not give ``n`` instructions.
     """
+    if family not in NEAR_DOMAIN:
+        raise TacitError(
+            f"no instructions are written near the domain of {family!r}: there are some for {', '.join(NEAR_DOMAIN)}"
+        )
     rng = random.Random(f"near-{family}-{seed}")
     rows: dict[str, dict] = {}
     for turn in range(50 * n):

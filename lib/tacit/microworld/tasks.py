@@ -62,9 +62,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the verifier says of one response: every graded constraint, and the scores made of them.
+    """What the verifier says of one response: every graded check, and the scores made of them.
 
-    ``lenient``: some beginning of the response meets every constraint but the ending, whatever follows.
+    ``lenient``: some beginning of the response passes every check but the ending, whatever follows.
     ``knowledge``: some beginning has the right content, whatever its form and whatever follows.
     """
 
@@ -79,7 +79,7 @@ class Verdict:
 
     @property
     def strict(self) -> bool:
-        """Every constraint met, ended by itself, nothing else said."""
+        """Every check passed: content right, form and constraints as asked, ended by itself, nothing else said."""
         return all(c.passed for c in self.checks)
 
     @property
@@ -127,7 +127,10 @@ def draw_task(
     family: str | None = None,
     constraints: tuple[tuple[str, str], ...] = (),
 ) -> Task:
-    """Draw a task of ``split`` (any, if None). Held-out phrasings occur in the test split only (where each phrasing is equally likely)."""
+    """Draw a task of ``split`` (any, if None), of ``family`` or one of all, with these ``constraints``, which are not drawn.
+
+    Held-out phrasings occur in the test split only (where each phrasing is equally likely). Raises ValueError as ``draw_item`` does.
+    """
     name = family or rng.choice(list(FAMILIES))
     n = len(FAMILIES[name].phrasings) - (0 if split == "test" else FAMILIES[name].n_held_out)
     return Task(name, draw_item(world, name, rng, split=split), rng.randrange(n), constraints)

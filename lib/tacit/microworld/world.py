@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import dataclass, replace
@@ -57,7 +58,8 @@ class World:
     def draw(cls, *, seed: int, n_animals: int = 60, n_towns: int = 40, n_rivers: int = 10) -> World:
         """Draw a world that holds all of its facts."""
         rng = random.Random(f"world-{seed}")
-        taken: set[str] = set()
+        vocabulary = (*TOWN_CRAFTS, *PEOPLE, *itertools.chain(*ANIMAL_ATTRIBUTES.values()))
+        taken = {word.lower() for word in vocabulary}  # a name that is also a value could not be told from it
         animals = coin_names(rng, n_animals, taken)
         towns = [name.capitalize() for name in coin_names(rng, n_towns, taken, ending="n")]
         rivers = [name.capitalize() for name in coin_names(rng, n_rivers, taken, ending="x")]
