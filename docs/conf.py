@@ -34,6 +34,8 @@ html_show_sphinx = False
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False  # a search is there, and the index is too wide for a phone
+html_domain_indices = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#00588a", "color-brand-content": "#00588a"},
     "dark_css_variables": {"color-brand-primary": "#6cc0f5", "color-brand-content": "#6cc0f5"},
@@ -43,8 +45,9 @@ html_theme_options = {
 def render_math(tex, *, block=False):
     r"""LaTeX as MathML, which browsers show without a script or a font from elsewhere (docutils' converter).
 
-    It takes the digits of ``\tfrac12`` for one number, so they get braces first.
+    It takes the digits of ``\tfrac12`` for one number, so they get braces first, and sets ``\log p`` without a space.
     """
+    tex = re.sub(r"(\\log)\s+(?=[a-zA-Z])", r"\1\\,", tex)
     return tex2mathml(re.sub(r"(\\[dt]?frac)\s*(\d)\s*(\d)", r"\1{\2}{\3}", tex), as_block=block)
 
 
