@@ -96,6 +96,17 @@ def resolve_links(app, doctree):
             node.replace_self(node.children)
 
 
+def link_names(app, doctree):
+    """Make a link to its place in the API reference of each ``tacit.module`` or ``tacit.module.name`` in code font that has one."""
+    for node in list(doctree.findall(nodes.literal)):
+        if re.fullmatch(r"tacit(\.[a-z_]\w*)+", node.astext()) and not isinstance(node.parent, nodes.reference):
+            link = addnodes.pending_xref(
+                "", refdomain="py", reftype="obj", reftarget=node.astext(), refexplicit=False, refwarn=False
+            )
+            node.replace_self(link)
+            link += node
+
+
 def keep_local(app, doctree):
     """Leave nothing on a page that is loaded from elsewhere, and no link but to the web, to an address of mail or within the site.
 
@@ -136,11 +147,12 @@ def may_link(uri):
 
 
 def setup(app):
-    """Make MathML the way of formulas, read the Markdown tables of docstrings, and keep pages to links and pictures of their own."""
+    """Make MathML the way of formulas, read the Markdown tables of docstrings, link names of the library, and keep pages local."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("autodoc-process-docstring", read_tables)
     app.connect("doctree-read", resolve_links, priority=400)  # before Sphinx collects pictures and downloads, at 500
     app.connect("doctree-read", keep_local, priority=401)
+    app.connect("doctree-read", link_names, priority=402)
 
 
 html_math_renderer = "mathml"

@@ -379,6 +379,7 @@ def test_two_jobs_run_two_notebooks_at_a_time_in_processes_of_their_own(tmp_path
         (root / f"params/toy/{stem}.yaml").write_text(yaml.safe_dump(values))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TACIT_")}
     environment |= {"PYTHONPATH": str(root / "lib"), "OMP_NUM_THREADS": "7"}  # each job has its share, whatever is set
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # the manifest then tells the threads
     done = subprocess.run(
         [sys.executable, "-m", "tacit", "run", "--profile", "toy", "--jobs", "2"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,

@@ -308,6 +308,11 @@ def test_the_real_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
         hrefs = [attributes.get("href") for tag, attributes in Page(out / name).tags if tag == "a"]
         assert hrefs.count("LOG.html" if name == "CONTRIBUTING.html" else "../params/README.html") >= 1
     assert "How it was measured" in Page(out / "docs/speed.html").text
+    named = set(re.findall(r"`(tacit(?:\.\w+)+)`", (ROOT / "docs/glossary.md").read_text("utf-8")))
+    hrefs = {attributes.get("href", "").partition("#")[2] for _, attributes in Page(out / "docs/glossary.html").tags}
+    assert named and {name.replace("_", "-") for name in named} <= {
+        href.replace("_", "-").removeprefix("module-") for href in hrefs
+    }
 
 
 def test_what_models_say_is_text(tiny):

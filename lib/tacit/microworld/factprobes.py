@@ -50,6 +50,8 @@ def draw_facts(
         chosen = ()
         if constraints:
             chosen = draw_some_constraints(rng, name, names=tuple(constraints), every_pair=False)
+        else:
+            rng.choice([1, 1, 2])  # the same questions follow with constraints and without
         family = FAMILIES[name]
         task = Task(name, {"subject": subject}, rng.randrange(len(family.phrasings) - family.n_held_out), chosen)
         response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"))
