@@ -1,4 +1,4 @@
-"""Every notebook runs end to end at its smoke parameters, through the runner; the cheapest twice, to the same numbers."""
+"""Every notebook runs end to end at its smoke parameters, through the runner; three of them twice, to the same numbers."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tacit import paths, runner
 from tacit.metrics import read_metrics
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-TWICE = ("00_micro_world", "02_response_ranking")
+TWICE = ("00_micro_world", "02_response_ranking", "10_knowledge_following")  # tuned; likelihoods; sampled contrasts
 
 
 def smoke(stem, root, monkeypatch, capsys):
