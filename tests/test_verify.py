@@ -91,7 +91,7 @@ def repository(tmp_path, monkeypatch):
         cell.execution_count = count
     image = {"image/png": f"aaa{TEMPORARY}aaa", "text/plain": "<Figure>"}
     executed.cells[-1].outputs = [
-        new_output("stream", name="stdout", text="4 and/or https://example.org/home/x"),
+        new_output("stream", name="stdout", text=f"4 and/or https://example.org{absolute('home', 'x')}"),
         new_output("display_data", data=image),
     ]
     nbformat.write(executed, root / "outputs/toy/n1.ipynb")

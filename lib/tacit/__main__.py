@@ -509,13 +509,12 @@ def main(arguments: list[str] | None = None) -> int:
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        return 141
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        if error.errno == errno.EPIPE:  # `| head` has read enough
+            return 141
         print(f"error: {error.strerror}: free some space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -66,7 +66,7 @@ def pad_left(rows: list[list[int]], pad_token_id: int, device: torch.device) -> 
 
 @torch.inference_mode()
 def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_new_tokens, sampling, make_processors):
-    """One batch by ``generate``, a segment at a time: rows that have ended leave the batch and its cache."""
+    """One batch by ``generate``, within ``plain_generation``, a segment at a time: rows that have ended leave the batch and its cache."""
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, model.device)
     ends = end_tokens(model, tokenizer)
     width, alive, done = ids.shape[1], list(range(len(prompts))), {}
@@ -75,16 +75,15 @@ def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_
         processors = LogitsProcessorList(make_processors(mask[:, :width]) if make_processors else [])
         if sampling["temperature"] > 0:
             processors.append(KeyedSampling(row_ids=[row_ids[i] for i in alive], prompt_width=width, **sampling))
-        with plain_generation(model, tokenizer):
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=min(SEGMENT, max_new_tokens - ids.shape[1] + width),
-                logits_processor=processors,
-                use_cache=True,
-                past_key_values=cache,
-                return_dict_in_generate=True,
-            )
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=min(SEGMENT, max_new_tokens - ids.shape[1] + width),
+            logits_processor=processors,
+            use_cache=True,
+            past_key_values=cache,
+            return_dict_in_generate=True,
+        )
         ids, cache = out.sequences, out.past_key_values  # [alive, width + tokens so far]
         full = ids.shape[1] - width >= max_new_tokens
         ended = [full or not set(row).isdisjoint(ends) for row in ids[:, width:].tolist()]
@@ -184,15 +183,16 @@ def generate_responses(
     while todo:
         batch = todo[:batch_size]
         try:
-            done = _generate_batch(
-                model,
-                tokenizer,
-                [prompts[i] for i in batch],
-                [row_ids[i] for i in batch],
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                make_processors=make_processors,
-            )
+            with plain_generation(model, tokenizer):
+                done = _generate_batch(
+                    model,
+                    tokenizer,
+                    [prompts[i] for i in batch],
+                    [row_ids[i] for i in batch],
+                    max_new_tokens=max_new_tokens,
+                    sampling=sampling,
+                    make_processors=make_processors,
+                )
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise TacitError(NO_ROOM) from None

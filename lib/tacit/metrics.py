@@ -96,10 +96,9 @@ def validate_metrics(record: Any, *, name: str) -> None:
     if find_result(record, **record["headline"]) is None:
         raise TacitError(f"{name}: its headline names no result: {record['headline']}")
     known = {(row["arm"], row["metric"]) for row in record["paper"]}
-    beside = record.get("beside", {"metric": "", "arms": []})
-    absent = next((arm for arm in beside["arms"] if (arm, beside["metric"]) not in known), None)
-    if absent is not None:
-        raise TacitError(f"{name}: its beside names no value of a paper: {beside['metric']}, {absent}")
+    for arm, metric in _named_beside(record):
+        if (arm, metric) not in known:
+            raise TacitError(f"{name}: its beside names no value of a paper: {metric}, {arm}")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -153,9 +152,17 @@ def describe_result(row: Mapping[str, Any]) -> str:
 
 def paper_beside(record: dict) -> list[dict]:
     """The papers' values to read beside the main number: those of its arm and metric, else those that ``beside`` names."""
-    headline, beside = record["headline"], record.get("beside", {"metric": "", "arms": []})
-    same = [row for row in record["paper"] if headline == {"arm": row["arm"], "metric": row["metric"]}]
-    return same or [r for r in record["paper"] if r["metric"] == beside["metric"] and r["arm"] in beside["arms"]]
+    main = [(record["headline"]["arm"], record["headline"]["metric"])]
+    same, other = (
+        [row for row in record["paper"] if (row["arm"], row["metric"]) in wanted]
+        for wanted in (main, _named_beside(record))
+    )
+    return same or other
+
+
+def _named_beside(record: dict) -> list[tuple[str, str]]:
+    beside = record.get("beside")
+    return [(arm, beside["metric"]) for arm in beside["arms"]] if beside else []
 
 
 def find_result(record: dict, *, arm: str, metric: str) -> dict | None:

@@ -94,7 +94,7 @@ def _estimate(
     return Estimate(value, float(interval.low), float(interval.high), n_seeds, n_prompts)
 
 
-def difference(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
+def difference(ours: ArrayLike, theirs: ArrayLike, *, level: float = 0.95, **options) -> Estimate:
     """Mean difference of two arms' scores [seeds, prompts] on the same seeds and prompts, paired, with its interval.
 
     The differences are resampled as in ``estimate``, with its ``options``. Where all differences of scores that are 0 or 1 are equal, which
@@ -104,18 +104,11 @@ def difference(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"both arms need the same seeds and prompts: {a.shape} and {b.shape}")
-    found = _estimate(a - b, shares=False, **options)
+    found = _estimate(a - b, shares=False, level=level, **options)
     if found.low < found.high or not np.isin([a, b], (0, 1)).all():
         return found
-    return replace(
-        found, **_wilson_limits(found.value, found.n_prompts, **{k: options[k] for k in options if k == "level"})
-    )
-
-
-def _wilson_limits(value: float, n: int, *, level: float = 0.95) -> dict[str, float]:
-    """Limits of a difference that is ``value`` (-1, 0 or 1) on each of ``n`` prompts: up to Wilson's share of all have another."""
-    other = float(stats.binomtest(0, n).proportion_ci(level, method="wilson").high)
-    return {"low": max(-1.0, value - other), "high": min(1.0, value + other)}
+    other = float(stats.binomtest(0, found.n_prompts).proportion_ci(level, method="wilson").high)
+    return replace(found, low=max(-1.0, found.value - other), high=min(1.0, found.value + other))
 
 
 def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:

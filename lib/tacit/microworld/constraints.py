@@ -189,7 +189,9 @@ def draw_some_constraints(
     if not suitable:
         raise TacitError(f"constraints: none of {', '.join(names)} suits tasks of the family {family!r}: allow another")
     pairs = (compatible(a, b) and (every_pair or not held_out(a, b)) for a, b in itertools.combinations(suitable, 2))
-    return draw_constraints(rng, family, n=n if any(pairs) else 1, names=names, every_pair=every_pair)
+    if n == 2 and not any(pairs):
+        n = 1
+    return draw_constraints(rng, family, n=n, names=names, every_pair=every_pair)
 
 
 def _inside_out(constraints: tuple[tuple[str, str], ...]) -> list[tuple[Constraint, str]]:
