@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 # and use huge pages for it, where Linux offers them on request: 3 to 12% less.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: help findings test verify pretrain posttrain readiness lab bench gpu table site format lint clean
+.PHONY: help findings test test-fast verify pretrain posttrain readiness lab bench gpu table site format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,10 @@ help: ## print this list
 findings: $(VENV)/stamp ## execute every notebook at the micro scale and print the table of findings
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile micro --jobs $(JOBS)
 
-test: $(VENV)/stamp ## run the tests
+test-fast: $(VENV)/stamp ## run the unit tests (at most two minutes on 2 cores)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal tests/unit
+
+test: $(VENV)/stamp ## run all tests but those of speed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 verify: $(VENV)/stamp ## check the committed outputs against the commits that they name

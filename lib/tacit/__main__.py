@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from tacit.errors import TacitError
+from tacit.support.errors import TacitError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -159,7 +159,7 @@ def add_synthesize(commands) -> None:
 
 
 def add_finetune(commands) -> None:
-    """The options of ``tacit.checkpoints.tune_checkpoint``."""
+    """The options of ``tacit.training.checkpoints.tune_checkpoint``."""
     tuned = commands.add_parser(
         "finetune",
         help="finetune a checkpoint on instructions and responses; several GPUs by `accelerate launch --config_file params/accelerate/... -m tacit finetune`",
@@ -202,7 +202,7 @@ def read_template(given: str | None) -> str | None:
     """
     from pathlib import Path
 
-    from tacit.chat import tulu_template
+    from tacit.models.chat import tulu_template
 
     if given is None or given == "tulu":
         return given and tulu_template()
@@ -217,8 +217,8 @@ def finetune_model(options: argparse.Namespace) -> None:
 
     Raises TacitError for --lora-alpha without --lora-r, and for an example without a response.
     """
-    from tacit.checkpoints import tune_checkpoint
-    from tacit.synthesis import load_instructions, source_name
+    from tacit.data.sources import load_instructions, source_name
+    from tacit.training.checkpoints import tune_checkpoint
 
     values = {key: value for key, value in vars(options).items() if key != "command"}
     quiet, rank, alpha = (values.pop(key) for key in ("quiet", "lora_r", "lora_alpha"))
@@ -239,7 +239,8 @@ def finetune_model(options: argparse.Namespace) -> None:
 
 def synthesize_dataset(options: argparse.Namespace) -> None:
     """Run ``tacit.synthesize`` with the command's options."""
-    from tacit.synthesis import load_instructions, source_name, synthesize
+    from tacit.data.sources import load_instructions, source_name
+    from tacit.synthesis.engine import synthesize
 
     values = vars(options).copy()
     quiet, template = values.pop("quiet"), read_template(values.pop("chat_template"))
@@ -256,7 +257,7 @@ def recipes() -> dict[str, dict]:
     The readiness models differ in the share of freshly drawn markup in their corpus (or in one markup for all: ``one``) and
     in the seed, in nothing else.
     """
-    from tacit import paths
+    from tacit.support import paths
 
     base = paths.MODELS / "micro-base"
     small = {"side": "base", "architecture": "llama", "width": 192, "layers": 4, "n_tokens": 4_000_000}
@@ -302,8 +303,8 @@ def pretrain_models(names: list[str]) -> None:
 
     Raises TacitError for an unknown model.
     """
-    from tacit import paths
-    from tacit.pretraining import pretrain
+    from tacit.support import paths
+    from tacit.training.pretraining import pretrain
 
     known = recipes()
     groups = {"readiness": [name for name in known if name.startswith("markup-")]}
@@ -323,8 +324,8 @@ def pretrain_models(names: list[str]) -> None:
 
 def post_train_teacher() -> None:
     """Post-train micro-base to the micro teacher, with the families and constraints of findings 7 to 11."""
-    from tacit import paths
-    from tacit.posttraining import post_train
+    from tacit.support import paths
+    from tacit.training.posttraining import post_train
 
     out = post_train(
         base="outputs/models/micro-base",
@@ -351,9 +352,11 @@ def measure_readiness(names: list[str]) -> None:
 
     Raises TacitError for an unknown model.
     """
-    from tacit import evaluation, paths, readiness
-    from tacit.metrics import write_json
-    from tacit.parameters import read_params
+    from tacit.experiments import evaluation
+    from tacit.findings import readiness
+    from tacit.running.parameters import read_params
+    from tacit.support import paths
+    from tacit.support.files import write_json
 
     known = [name for name in recipes() if name.startswith("markup-")]
     unknown = [name for name in names if name not in known]
@@ -377,7 +380,7 @@ def measure_readiness(names: list[str]) -> None:
 
 def bench_speed(options: argparse.Namespace) -> int:
     """Measure speed on this machine's CPU."""
-    from tacit import bench
+    import bench
 
     path = bench.run_benches(quick=options.quick, repeats=options.repeats)
     print(f"written: {path}" + (" (a quick run measures nothing)" if options.quick else ""))
@@ -386,16 +389,18 @@ def bench_speed(options: argparse.Namespace) -> int:
 
 def measure_scaling(sizes: list[int]) -> None:
     """Measure the engine's growth, simulate fleets, and write both into outputs and the page that shows them."""
-    from tacit import paths, scaling
+    import growth
 
-    path = scaling.write_scaling(paths.OUTPUTS / "scaling" / "engine.json", sizes=sizes)
-    scaling.write_scaling_tables(paths.ROOT / "docs" / "many_machines.md", json.loads(path.read_text("utf-8")))
+    from tacit.support import paths
+
+    path = growth.write_scaling(paths.OUTPUTS / "scaling" / "engine.json", sizes=sizes)
+    growth.write_scaling_tables(paths.ROOT / "docs" / "many_machines.md", json.loads(path.read_text("utf-8")))
     print(f"written: {path} and docs/many_machines.md")
 
 
 def measure_gpu(options: argparse.Namespace) -> int:
     """Run the wanted parts of ``tacit.gpubench``, each added to the result file as it ends."""
-    from tacit import gpubench
+    import gpubench
 
     settings = {"dry_run": options.dry_run, "budget_s": options.budget_s, "out": options.out}
     say = lambda text: print(text, flush=True)  # noqa: E731
@@ -412,22 +417,25 @@ def measure_gpu(options: argparse.Namespace) -> int:
 
 def check_profile(options: argparse.Namespace) -> int:
     """Check what a profile needs before a long run; 1 where there is a fault."""
-    from tacit import preflight
+    from tacit.running import check
 
-    checks = preflight.check_profile(options.notebooks, profile=options.profile, overrides=dict(options.p))
-    return 1 if preflight.report(checks) else 0
+    checks = check.check_profile(options.notebooks, profile=options.profile, overrides=dict(options.p))
+    return 1 if check.report(checks) else 0
 
 
 def verify_outputs(options: argparse.Namespace) -> int:
     """Check a profile's outputs; 1 where there is a fault."""
-    from tacit import verify
+    from tacit.running import verify
 
     return 1 if verify.report(options.profile) else 0
 
 
 def show_table(options: argparse.Namespace) -> int:
     """Print the table of findings or of speed, or write it into a page."""
-    from tacit import bench, paths, runner
+    import bench
+
+    from tacit.running import runner
+    from tacit.support import paths
 
     if options.bench and options.write:
         bench.write_bench_table(paths.ROOT / options.write)
@@ -442,15 +450,15 @@ def show_table(options: argparse.Namespace) -> int:
 
 def make_site(options: argparse.Namespace) -> None:
     """Build the static site and say where its front page is."""
-    from tacit import paths
-    from tacit.site import build_site
+    from tacit.running.site import build_site
+    from tacit.support import paths
 
     print(f"the front page: {build_site(profile=options.profile, out=options.out or paths.ROOT / 'site')}")
 
 
 def run_notebooks(options: argparse.Namespace) -> int:
     """Execute notebooks; 1 when one of them failed."""
-    from tacit import sweeps
+    from tacit.running import sweeps
 
     settings = {"profile": options.profile, "overrides": dict(options.p), "jobs": options.jobs}
     return 1 if sweeps.run(options.notebooks, **settings) else 0
@@ -458,21 +466,21 @@ def run_notebooks(options: argparse.Namespace) -> int:
 
 def list_parameters(options: argparse.Namespace) -> None:
     """Print what the notebooks' parameters are."""
-    from tacit import parameters, runner
+    from tacit.running import parameters, runner
 
     print("\n\n".join(map(parameters.describe_parameters, runner.find_notebooks(options.notebooks))))
 
 
 def show_comparison(options: argparse.Namespace) -> None:
     """Print two runs side by side."""
-    from tacit import comparison
+    from tacit.running import differences
 
-    print(comparison.compare_runs(options.a, options.b))
+    print(differences.compare_runs(options.a, options.b))
 
 
 def begin_notebook(options: argparse.Namespace) -> None:
     """Write a new notebook from the template, and say what was written."""
-    from tacit import templates
+    from tacit.running import templates
 
     for path in templates.begin_notebook(options.name):
         print(f"written: {path}")

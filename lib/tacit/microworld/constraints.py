@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tacit.errors import TacitError
-from tacit.keyed import fraction
 from tacit.microworld.family import Check, words_of
+from tacit.support.errors import TacitError
+from tacit.support.keyed import fraction
 
 MANY_LINES = frozenset(["add", "subtract", "poem", "recipe", "game", "function"])
 NUMBERS_ONLY = frozenset(["add", "subtract", "count", "larger"])

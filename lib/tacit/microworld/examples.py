@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 from datasets import Dataset
 
-from tacit.generation import Response
+from tacit.decoding.generation import Response
 from tacit.microworld import tasks
 from tacit.microworld.constraints import CONSTRAINTS, draw_some_constraints, held_out
 from tacit.microworld.tasks import FAMILIES, Task, Verdict

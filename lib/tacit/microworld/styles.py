@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
-from tacit.errors import TacitError
-from tacit.keyed import fingerprint
 from tacit.microworld import crafts
 from tacit.microworld.family import Check
 from tacit.microworld.words import DISHES, INGREDIENTS, NOUNS, PEOPLE, THINGS
+from tacit.support.errors import TacitError
+from tacit.support.keyed import fingerprint
 
 
 def _formed(checks: list[Check]) -> bool:

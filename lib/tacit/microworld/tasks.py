@@ -7,12 +7,12 @@ import random
 import re
 from dataclasses import dataclass
 
-from tacit.keyed import fraction
 from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, undo_constraints
 from tacit.microworld.crafts import CRAFTS
 from tacit.microworld.family import Check, Family, Item
 from tacit.microworld.knowledge import KNOWLEDGE
 from tacit.microworld.world import World
+from tacit.support.keyed import fraction
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (*KNOWLEDGE, *CRAFTS)}
 NARROW = ("add", "poem", "recipe", "game", "function")  # GSM, poetry, recipes, chess, MBPP in miniature

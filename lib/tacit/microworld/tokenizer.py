@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tacit.chat import tulu_template
+from tacit.models.chat import tulu_template
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 

@@ -8,10 +8,10 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tacit.errors import TacitError
-from tacit.keyed import fraction
 from tacit.microworld.words import PEOPLE
-from tacit.paths import resolve
+from tacit.support.errors import TacitError
+from tacit.support.keyed import fraction
+from tacit.support.paths import resolve
 
 ANIMAL_ATTRIBUTES = {
     "home": "marsh forest desert valley cave lake meadow jungle".split(),

@@ -1,0 +1,1 @@
+"""Instruction rows: reading the papers' datasets and one's own files, and turning a row into tokens and labels."""

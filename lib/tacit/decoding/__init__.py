@@ -1,0 +1,1 @@
+"""Instructions in, responses out: batches and GPU slots, key-value caches, sampling, and the three rules."""

@@ -1,0 +1,204 @@
+"""Prompts in, responses out, in order: batched, greedy or sampled, each row independent of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tacit.decoding.caches import make_cache
+from tacit.decoding.sampling import sample_tokens
+from tacit.decoding.slots import NO_ROOM, SEGMENT, decode_rows, fitting_batch, free_memory, obstacle
+from tacit.models.chat import encode_prompt
+from tacit.support.errors import TacitError
+from tacit.support.keyed import fraction
+
+MakeProcessors = Callable[[Tensor], Sequence[LogitsProcessor]]  # from the prompts' attention mask [B, W]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response: its text, why it ended (``eos`` or ``length``), how many tokens it has and which, the end token included."""
+
+    text: str
+    finish_reason: str
+    n_tokens: int
+    tokens: tuple[int, ...] = ()
+
+
+class KeyedSampling(LogitsProcessor):
+    """Samples each row's next token with noise keyed by (seed, row id, step), whatever batch it is in.
+
+    Inverse-transform sampling: the token at which the cumulative probability passes the row's number.
+    The chosen token is left as the only possible one, so that a greedy ``generate`` takes it.
+    """
+
+    def __init__(self, *, row_ids: Sequence[str], prompt_width: int, temperature: float, top_p: float, seed: int):
+        self.row_ids, self.prompt_width = list(row_ids), prompt_width
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [B, time], [B, V] -> [B, V]
+        step = input_ids.shape[1] - self.prompt_width
+        noise = [fraction("sample", self.seed, row, step) for row in self.row_ids]
+        chosen = sample_tokens(
+            scores, torch.tensor(noise, dtype=torch.float64), temperature=self.temperature, top_p=self.top_p
+        )
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+def pad_left(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and attention mask, [B, longest] each."""
+    width = max(map(len, rows))
+    ids = [[pad_token_id] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+@torch.inference_mode()
+def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_new_tokens, sampling, make_processors):
+    """One batch by ``generate``, within ``plain_generation``, a segment at a time: rows that have ended leave the batch and its cache."""
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id, model.device)
+    ends = end_tokens(model, tokenizer)
+    width, alive, done = ids.shape[1], list(range(len(prompts))), {}
+    cache = make_cache(model) if model._supports_default_dynamic_cache() else None
+    while alive:
+        processors = LogitsProcessorList(make_processors(mask[:, :width]) if make_processors else [])
+        if sampling["temperature"] > 0:
+            processors.append(KeyedSampling(row_ids=[row_ids[i] for i in alive], prompt_width=width, **sampling))
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=min(SEGMENT, max_new_tokens - ids.shape[1] + width),
+            logits_processor=processors,
+            use_cache=True,
+            past_key_values=cache,
+            return_dict_in_generate=True,
+        )
+        ids, cache = out.sequences, out.past_key_values  # [alive, width + tokens so far]
+        full = ids.shape[1] - width >= max_new_tokens
+        ended = [full or not set(row).isdisjoint(ends) for row in ids[:, width:].tolist()]
+        for i, row, over in zip(alive, ids[:, width:].tolist(), ended, strict=True):
+            if over:
+                done[i] = finish(tokenizer, row, ends=ends)
+        keep = torch.tensor([not over for over in ended], device=ids.device).nonzero().squeeze(1)
+        alive = [i for i, over in zip(alive, ended, strict=True) if not over]
+        mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=1)
+        if 0 < len(alive) < len(ids):
+            ids, mask = ids[keep], mask[keep]
+            if cache is not None:  # a model without a cache of its own starts over from the tokens
+                cache.batch_select_indices(keep)
+    return [done[i] for i in range(len(prompts))]
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's end token and those of the checkpoint's generation settings."""
+    own = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])})
+
+
+@contextmanager
+def plain_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Meanwhile ``model.generate`` is greedy decoding from the model's own distribution, until one of ``end_tokens``.
+
+    Of a checkpoint's own generation settings only the end tokens stay: sampling, beams, penalties, forced or forbidden tokens
+    and stop strings would change the texts silently, and ``generate`` merges them into whatever it is given.
+    """
+    before = model.generation_config
+    ends = end_tokens(model, tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int], *, ends: Sequence[int]) -> Response:
+    """Cut a row of new tokens at its first end token and decode it."""
+    stop = next((i for i, token in enumerate(tokens) if token in ends), None)
+    ended = stop is not None
+    kept = tokens[:stop]
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return Response(text, "eos" if ended else "length", len(kept) + ended, tuple(tokens[: len(kept) + ended]))
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instructions: Sequence[str],
+    *,
+    ids: Sequence[str] | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    make_processors: MakeProcessors | None = None,
+    static: bool | None = None,
+) -> list[Response]:
+    """Respond to each instruction in the tokenizer's chat format; one Response each, in order.
+
+    ``temperature`` 0 is greedy; above it the noise is keyed by (``seed``, the row's id, step), so that a
+    row's text does not depend on batch, order or resumption (up to rounding of the logits); ``ids``
+    default to positions. Batches hold prompts of similar length; rows that have ended leave their batch; one that
+    does not fit into memory is halved. A ``batch_size`` of None is 128, on a GPU as many rows as its free memory takes by
+    ``tacit.decoding.slots.fitting_batch``, which also limits a larger one there. ``make_processors`` (see ``tacit.decoding.rules``) gets each batch's prompt mask. Works on any model that
+    ``generate`` knows, ``tacit.models.experts.Experts`` included.
+
+    ``static`` decodes in the slots of ``tacit.decoding.slots`` instead of by ``generate``: equal texts, up to rounding. None does so on
+    a GPU where it can, that is without processors and for the models that ``tacit.decoding.slots.obstacle`` lets pass. Raises
+    TacitError for impossible settings, and when one row does not fit into memory.
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise TacitError(f"temperature must be at least 0 and top_p in (0, 1]; got {temperature} and {top_p}")
+    if max_new_tokens < 1:
+        raise TacitError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
+    prompts = [encode_prompt(tokenizer, text) for text in instructions]
+    sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    on_gpu = model.device.type == "cuda"
+    if on_gpu and prompts:
+        longest, free = max(map(len, prompts)), free_memory(model.device)
+        room = fitting_batch(model, prompt_tokens=longest, max_new_tokens=max_new_tokens, free_bytes=free)
+        batch_size = min(room, batch_size or room)
+    batch_size = batch_size or 128
+    if static and make_processors is not None:
+        raise TacitError("static=True takes no logits processors: leave static or make_processors out")
+    if static if static is not None else on_gpu and make_processors is None and obstacle(model) is None:
+        ends = end_tokens(model, tokenizer)
+        limits = [max_new_tokens] * len(prompts)
+        rows = decode_rows(model, prompts, row_ids=row_ids, limits=limits, ends=ends, batch_size=batch_size, **sampling)
+        return [finish(tokenizer, row, ends=ends) for row in rows]
+    todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    responses: dict[int, Response] = {}
+    while todo:
+        batch = todo[:batch_size]
+        try:
+            with plain_generation(model, tokenizer):
+                done = _generate_batch(
+                    model,
+                    tokenizer,
+                    [prompts[i] for i in batch],
+                    [row_ids[i] for i in batch],
+                    max_new_tokens=max_new_tokens,
+                    sampling=sampling,
+                    make_processors=make_processors,
+                )
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise TacitError(NO_ROOM) from None
+            torch.cuda.empty_cache()
+            batch_size = len(batch) // 2
+            continue
+        responses.update(zip(batch, done, strict=True))
+        todo = todo[len(batch) :]
+    return [responses[i] for i in range(len(prompts))]

@@ -1,0 +1,1 @@
+"""What every finding shares: the cache, tuned arms and their responses, students, and evaluations."""

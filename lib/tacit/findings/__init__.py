@@ -1,0 +1,1 @@
+"""What one finding alone needs."""

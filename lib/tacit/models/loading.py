@@ -1,0 +1,136 @@
+"""Loading causal language models, their tokenizers, and expert-amateur pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from tacit.support import paths
+from tacit.support.errors import TacitError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers' progress bars out of what is printed here (executed notebooks show them badly)."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let ``model`` compute attention by another of transformers' implementations, such as ``eager``, for a while."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def locate(name: str) -> str:
+    """A checkpoint's folder if ``name`` is one (absolute, or relative to the repository), else a hub id.
+
+    Raises TacitError for what looks like a path and is no checkpoint.
+    """
+    folder = paths.resolve(name)
+    if (folder / "config.json").is_file():
+        return str(folder)
+    if folder.exists() or name.startswith((".", "/", "outputs/")) or name.count("/") > 1:
+        raise TacitError(
+            f"no checkpoint at {name}: there is no config.json in that folder; check the path (the micro models are in outputs/models, as committed)"
+        )
+    return name
+
+
+def _explain(name: str, error: Exception) -> TacitError:
+    return TacitError(
+        f"cannot load {name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    )
+
+
+def load_model(
+    name: str, *, revision: str | None = None, dtype: str = "float32", device: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model for evaluation from a folder or the hub.
+
+    ``dtype`` is ``float32``, ``bfloat16``, ``float16``, or ``auto`` (as saved); ``device`` defaults to CUDA when there is one.
+    Reads safetensors only and never runs a repository's code. Raises TacitError when the checkpoint is
+    missing, incomplete or corrupt.
+    """
+    if dtype not in DTYPES:
+        raise TacitError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    source = locate(name)
+    try:
+        with without_progress_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # from_pretrained raises a dozen kinds, all of them about this checkpoint
+        raise _explain(name, error) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise TacitError(
+            f"checkpoint {name} is incomplete: it has no weights for {missing[0]} and {len(missing) - 1} more"
+        )
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A hub id and its revision from ``owner/name@revision``; a folder, or an id without one, as it is.
+
+    Raises TacitError as ``locate`` does. Does not look whether the hub has either.
+    """
+    if Path(locate(name)).is_dir():
+        return name, None
+    owner, _, revision = name.partition("@")
+    return owner, revision or None
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer for batched decoding: left padding, a pad token, and a chat template.
+
+    A given ``chat_template`` replaces the tokenizer's own. A tokenizer without a pad token pads with its
+    end token (padding is masked everywhere). Raises TacitError when there is none at ``name``.
+    """
+    source = locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _explain(name, error) from error
+    if tokenizer.eos_token_id is None:
+        raise TacitError(f"the tokenizer of {name} has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    if tokenizer.chat_template is None:
+        raise TacitError(
+            f"the tokenizer of {name} has no chat template: give one (tacit.models.chat.tulu_template() is the papers')"
+        )
+    return tokenizer
+
+
+def model_folder(name: str) -> Path | None:
+    """The local folder of a checkpoint, or None for a hub id. Raises TacitError as ``locate`` does."""
+    source = Path(locate(name))
+    return source if source.is_dir() else None

@@ -1,0 +1,1 @@
+"""Executing notebooks and what surrounds it: parameters, metrics, figures, checks, the site."""

@@ -1,0 +1,138 @@
+"""The metrics file of a notebook: its schema, and writing and reading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tacit.support import provenance
+from tacit.support.errors import TacitError
+from tacit.support.files import check_schema, read_record, write_json
+
+Validate = Callable[..., None]  # of a record and its ``name``
+
+NUMBER = {"type": "number", "minimum": -1e15, "maximum": 1e15}
+RESULT = {
+    "type": "object",
+    "properties": {
+        "arm": {"type": "string"},
+        "metric": {"type": "string"},
+        "value": NUMBER,
+        "low": NUMBER,
+        "high": NUMBER,
+        "n_seeds": {"type": "integer", "minimum": 1},
+        "n_prompts": {"type": "integer", "minimum": 1},
+    },
+    "required": ["arm", "metric", "value", "low", "high", "n_seeds", "n_prompts"],
+    "additionalProperties": False,
+}
+PAPER = {
+    "type": "object",
+    "properties": {
+        "arm": {"type": "string"},
+        "metric": {"type": "string"},
+        "value": NUMBER,
+        "source": {"type": "string"},
+    },
+    "required": ["arm", "metric", "value", "source"],
+    "additionalProperties": False,
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "finding": {"type": "string", "minLength": 1},
+        "claim": {"type": "string", "minLength": 1},
+        "claim_holds": {"type": "boolean"},
+        "headline": {
+            "type": "object",
+            "properties": {"arm": {"type": "string"}, "metric": {"type": "string"}},
+            "required": ["arm", "metric"],
+            "additionalProperties": False,
+        },
+        "results": {"type": "array", "items": RESULT},
+        "paper": {"type": "array", "items": PAPER},
+        # What of ``paper`` is shown beside the main number where nothing there is of its arm and metric.
+        "beside": {
+            "type": "object",
+            "properties": {"metric": {"type": "string"}, "arms": {"type": "array", "items": {"type": "string"}}},
+            "required": ["metric", "arms"],
+            "additionalProperties": False,
+        },
+        # The parts of the claim's rule, and which were met: why a claim does not hold.
+        "parts": {"type": "object", "additionalProperties": {"type": "boolean"}},
+        "figures": {"type": "array", "items": {"type": "string"}},
+        "details": {"type": "object"},
+        "manifest": {"type": "object"},
+    },
+    "required": ["finding", "claim", "claim_holds", "headline", "results", "paper", "figures", "manifest"],
+    "additionalProperties": False,
+}
+
+
+def validate_metrics(record: Any, *, name: str) -> None:
+    """Raise TacitError, saying where, unless ``record`` is a valid metrics record with ordered intervals.
+
+    It must be what a JSON file in UTF-8 can hold: no NaN, no infinite number, no half of a surrogate pair.
+    """
+    try:
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
+        check_schema(record, SCHEMA, name=name, what="a metrics file")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TacitError(f"{name} is not a metrics file: {error}") from None
+    for row in record["results"]:
+        if not row["low"] <= row["value"] <= row["high"]:
+            raise TacitError(f"{name}: {row['arm']}, {row['metric']}: the value lies outside its interval")
+    if find_result(record, **record["headline"]) is None:
+        raise TacitError(f"{name}: its headline names no result: {record['headline']}")
+    known = {(row["arm"], row["metric"]) for row in record["paper"]}
+    for arm, metric in _named_beside(record):
+        if (arm, metric) not in known:
+            raise TacitError(f"{name}: its beside names no value of a paper: {metric}, {arm}")
+
+
+def made_by() -> dict[str, str]:
+    """What this process alone knows of how its numbers were made: the code that it imported, its device and threads."""
+    return {"library_sha256": provenance.library_hash(), "device": provenance.device_name()}
+
+
+def write_metrics(path: str | Path, record: dict) -> None:
+    """Validate ``record`` (its ``manifest`` may still be missing) and write it whole or not at all.
+
+    Raises TacitError as ``validate_metrics`` does, and then writes nothing.
+    """
+    if "manifest" not in record:
+        record = record | {"manifest": made_by()}
+    validate_metrics(record, name=Path(path).name)
+    write_json(path, record)
+
+
+def read_metrics(path: str | Path) -> dict:
+    """Read and validate a metrics file; raises TacitError when it is missing or malformed."""
+    return read_record(Path(path), what="metrics", validate=validate_metrics)
+
+
+def describe_result(row: Mapping[str, Any]) -> str:
+    """A result row in one line: metric, arm, value and 95% interval."""
+    return f"{row['metric']}, {row['arm']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def paper_beside(record: dict) -> list[dict]:
+    """The papers' values to read beside the main number: those of its arm and metric, else those that ``beside`` names."""
+    main = [(record["headline"]["arm"], record["headline"]["metric"])]
+    same, other = (
+        [row for row in record["paper"] if (row["arm"], row["metric"]) in wanted]
+        for wanted in (main, _named_beside(record))
+    )
+    return same or other
+
+
+def _named_beside(record: dict) -> list[tuple[str, str]]:
+    beside = record.get("beside")
+    return [(arm, beside["metric"]) for arm in beside["arms"]] if beside else []
+
+
+def find_result(record: dict, *, arm: str, metric: str) -> dict | None:
+    """The result row of one arm and metric, or None."""
+    return next((r for r in record["results"] if r["arm"] == arm and r["metric"] == metric), None)

@@ -1,0 +1,247 @@
+"""The parameters of a notebook: its one tagged cell of literals, and checking values against it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from tacit.support import paths
+from tacit.support.errors import TacitError
+
+SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, annotation as written, default, and the comment that explains it."""
+
+    name: str
+    annotation: str
+    default: Any
+    meaning: str = ""
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook; raises TacitError when it is missing or malformed."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        known = ", ".join(p.stem for p in sorted(paths.NOTEBOOKS.glob("*.ipynb")))
+        raise TacitError(f"no notebook {path.name}: there are {known or 'none'}") from None
+    except Exception as error:  # nbformat raises several kinds for a malformed file
+        raise TacitError(f"{path} is not a notebook: {error}") from None
+
+
+def notebook_parameters(path: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares, by name.
+
+    It must have exactly one code cell tagged ``parameters``, of annotated assignments of literals and
+    nothing else. Raises TacitError otherwise.
+    """
+    cells = [c for c in read_notebook(path).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1 or cells[0].cell_type != "code":
+        raise TacitError(f"{path.name} needs exactly one code cell tagged `parameters`; it has {len(cells)}")
+    source = cells[0].source
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise TacitError(f"{path.name}: the parameters cell does not parse: {error}") from None
+    found = {}
+    for node in statements:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
+            raise TacitError(
+                f"{path.name}, parameters cell, line {node.lineno}: only `name: type = literal` may stand there"
+            )
+        name, annotation = node.target.id, ast.unparse(node.annotation)
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise TacitError(f"{path.name}: the default of parameter {name} is not a literal") from None
+        comment = source.splitlines()[node.end_lineno - 1].partition("  # ")[2]
+        parameter = found[name] = Parameter(name, annotation, default, comment)
+        check_value(parameter, default, where=f"{path.name}, default")
+    return found
+
+
+SIZES = ("batch_size", "micro_batch", "epochs", "max_length", "max_new_tokens")
+
+
+def _matches(annotation: ast.expr, value: Any) -> bool:
+    match annotation:
+        case ast.Name(id=name) if name in SCALARS:
+            if isinstance(value, bool) or value is None:
+                return name == "bool" and value is not None
+            return isinstance(value, (int, float) if name == "float" else SCALARS[name])
+        case ast.Constant(value=None):
+            return value is None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _matches(left, value) or _matches(right, value)
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return isinstance(value, list) and all(_matches(item, v) for v in value)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            return isinstance(value, dict) and all(_matches(key, k) and _matches(item, v) for k, v in value.items())
+    raise TacitError(
+        f"annotation {ast.unparse(annotation)} is not supported: use str, int, float, bool, None, list[...], dict[...]"
+    )
+
+
+def _converted(annotation: ast.expr, value: Any) -> Any:
+    """``value``, which matches ``annotation``, with a float for each int that stands for one."""
+    match annotation:
+        case ast.Name(id="float") if not isinstance(value, bool):
+            return float(value)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            taken = [_converted(side, value) for side in (left, right) if _matches(side, value)]
+            return min(taken, key=lambda one: repr(one) != repr(value))  # as it is, where a side takes it so
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return [_converted(item, v) for v in value]
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            return {_converted(key, k): _converted(item, v) for k, v in value.items()}
+    return value
+
+
+def _integers(value: Any) -> list[int]:
+    """The ints in a value, its lists and its dicts' values."""
+    match value:
+        case bool():
+            return []
+        case int():
+            return [value]
+        case list():
+            return [n for item in value for n in _integers(item)]
+        case dict():
+            return _integers(list(value.values()))
+    return []
+
+
+def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
+    """Raise TacitError, naming the parameter and the place, unless ``value`` has the annotated type."""
+    try:
+        if _matches(ast.parse(parameter.annotation, mode="eval").body, value):
+            return
+    except TacitError as error:
+        raise TacitError(f"{where}: parameter {parameter.name}: {error}") from None
+    hint = ""
+    if isinstance(value, str):
+        try:
+            float(value)
+            hint = f" (YAML reads {value} as a text: write a point before the exponent, such as 2.0e-5)"
+        except ValueError:
+            hint = ""
+        if "list" in parameter.annotation:
+            hint = f" (a list is written [{value}])"
+    raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key that stands twice, instead of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping, as SafeLoader makes it; raises ConstructorError for a repeated key."""
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError, saying why, where it has none or a key stands twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except Exception as error:  # a date with a 13th month, a tag without its kind of value: many kinds, one meaning
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def profiles() -> list[str]:
+    """The names of the profiles: the folders of ``params/`` with parameters of notebooks, in order."""
+    others = ("accelerate", "models")  # files of a launcher, and recipes of models
+    return sorted(p.name for p in paths.PARAMS.iterdir() if any(p.glob("*.yaml")) and p.name not in others)
+
+
+def read_params(profile: str, notebook: str) -> dict[str, Any]:
+    """The values in ``params/<profile>/<notebook>.yaml``; raises TacitError when there are none."""
+    folder = paths.PARAMS / profile
+    if not folder.is_dir():
+        raise TacitError(f"unknown profile {profile!r}: there are {', '.join(profiles())}")
+    path = folder / f"{notebook}.yaml"
+    try:
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TacitError(
+            f"profile {profile!r} has no parameters for {notebook}: params/{profile}/{notebook}.yaml is missing"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise TacitError(f"cannot read params/{profile}/{notebook}.yaml: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise TacitError(f"params/{profile}/{notebook}.yaml must map parameter names to values")
+    return values
+
+
+def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """``values`` checked against the notebook at ``path``: every parameter there, none unknown, each of its type.
+
+    Ints given for floats become floats, in lists and dicts too. Raises TacitError naming the first offending parameter; also for one that the
+    manifest, a JSON file in UTF-8, could not hold: an infinite number, half of a surrogate pair.
+    """
+    declared = notebook_parameters(path)
+    values = dict(values)
+    unknown = [name for name in values if name not in declared]
+    if unknown:
+        raise TacitError(f"{where}: unknown parameter {unknown[0]!r}; {path.name} has {', '.join(declared)}")
+    missing = [name for name in declared if name not in values]
+    if missing:
+        raise TacitError(f"{where}: parameter {missing[0]!r} is missing; a profile is a complete set")
+    for name, value in values.items():
+        check_value(declared[name], value, where=where)
+        if isinstance(value, int) and value < 0 and name.startswith("n_"):
+            raise TacitError(f"{where}: parameter {name} must not be negative: {value}")
+        if name in SIZES and any(size < 1 for size in _integers(value)):
+            raise TacitError(f"{where}: parameter {name} must be at least 1: {value}")
+        try:
+            values[name] = _converted(ast.parse(declared[name].annotation, mode="eval").body, value)
+            json.dumps(values[name], allow_nan=False, ensure_ascii=False).encode("utf-8")
+        except (ValueError, OverflowError) as error:
+            raise TacitError(f"{where}: parameter {name} cannot be written down: {error}") from None
+    return values
+
+
+def as_yaml(value: Any) -> str:
+    """A parameter's value in one line of YAML, as it may stand after ``-p NAME``; every text is quoted."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{as_yaml(key)}: {as_yaml(item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(as_yaml, value)) + "]"
+        case float():  # 1.0e-05, where JSON's 1e-05 is a text to YAML
+            return yaml.safe_dump(value).split("\n")[0]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def describe_parameters(path: Path) -> str:
+    """A page on the parameters of the notebook at ``path``: type, default, meaning, and each profile's value.
+
+    Profiles with the same value stand together; one that has no parameters for the notebook is left out. Values are written as
+    ``-p`` takes them. Raises TacitError for a malformed notebook or parameters file.
+    """
+    declared = notebook_parameters(path)
+    known = [name for name in profiles() if (paths.PARAMS / name / f"{path.stem}.yaml").exists()]
+    values = {
+        name: complete_parameters(path, read_params(name, path.stem), where=f"params/{name}/{path.stem}.yaml")
+        for name in known
+    }
+    lines = [f"{path.stem}: {len(declared)} parameters, profiles {', '.join(known) or 'none'}"]
+    for name, parameter in declared.items():
+        lines += ["", f"{name}: {parameter.annotation} = {as_yaml(parameter.default)}"]
+        lines += [f"    {parameter.meaning}"] * bool(parameter.meaning)
+        alike: dict[str, list[str]] = {}
+        for profile in known:
+            alike.setdefault(as_yaml(values[profile][name]), []).append(profile)
+        lines += [f"    {', '.join(group)}: {text}" for text, group in alike.items()]
+    return "\n".join(lines)

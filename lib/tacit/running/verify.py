@@ -1,0 +1,213 @@
+"""Checking a profile's outputs: executed to their end, clean, and made from what the commits that they name hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from tacit.running import runner
+from tacit.running.metrics import read_metrics
+from tacit.running.parameters import read_notebook, read_params
+from tacit.support import paths, provenance
+from tacit.support.errors import TacitError
+
+ROOTS = "home|Users|tmp|root|work|opt|usr|mnt|data|srv|var|private|scratch|workspaces?|content|kaggle"
+MACHINE_PATH = re.compile(rf"(?<![\w.<~])/(?:{ROOTS})(?=[/'\x22])|\b[A-Z]:\\")
+WARNING = re.compile(r"\b\w*Warning: ")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, images aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not key.startswith("image/"):
+                yield key
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def path_fault(value: Any, *, name: str) -> list[str]:
+    """The first absolute path of a machine in a JSON value's texts, as a fault; images are not looked into."""
+    here = re.compile(f"{MACHINE_PATH.pattern}|{re.escape(str(paths.ROOT))}")
+    hits = (here.search(text) for text in _texts(value))
+    return next(([f"{name} holds a path of a machine: {hit.string[hit.start() :][:40]!r}"] for hit in hits if hit), [])
+
+
+def figure_fault(path: Path) -> str | None:
+    """What is wrong with a figure's file: missing, no PNG, or cut off before its last chunk (none is decoded)."""
+    content = path.read_bytes() if path.is_file() else b""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "missing or no PNG file"
+    return None if content.endswith(b"IEND\xaeB`\x82") else "cut off before its end"
+
+
+def execution_faults(executed: nbformat.NotebookNode, *, name: str) -> list[str]:
+    """What keeps an executed notebook from being clean: cells that did not run once and in order, errors, warnings, paths."""
+    faults = []
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    counts = [cell.execution_count for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        faults.append(f"{name} was not executed from its first cell to its last: its execution counts are {counts}")
+    for number, cell in enumerate(code, start=1):
+        said = [output for output in cell.outputs if output.output_type != "error" and output.get("name") != "stderr"]
+        if any(output.output_type == "error" for output in cell.outputs):
+            faults.append(f"{name}, code cell {number} ended in an error")
+        if any(output.get("name") == "stderr" for output in cell.outputs):
+            faults.append(f"{name}, code cell {number} wrote to stderr")
+        if any(WARNING.search(text) for text in _texts(said)):
+            faults.append(f"{name}, code cell {number} shows a warning")
+    return faults + path_fault(executed, name=name)
+
+
+def _injected_values(cell: nbformat.NotebookNode) -> dict[str, Any]:
+    """What papermill's cell assigns; raises ValueError where it does more than that."""
+    values = {}
+    for node in ast.parse(cell.source).body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            raise ValueError(f"line {node.lineno} is no assignment")
+        values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values
+
+
+def _story(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    """Kinds and sources of the cells that say what is done; not those of parameters, whose values the manifest has."""
+    tagged = {"parameters", "injected-parameters"}
+    return [(cell.cell_type, cell.source) for cell in notebook.cells if not tagged & {*cell.metadata.get("tags", [])}]
+
+
+def source_faults(
+    executed: nbformat.NotebookNode, source: nbformat.NotebookNode, *, parameters: Any, name: str
+) -> list[str]:
+    """Whether an executed notebook has the cells of ``source`` and one more, which sets ``parameters``.
+
+    The cell of the defaults may differ, in a comment for example: the injected one sets every parameter anew.
+    """
+    injected = [cell for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    faults = []
+    if _story(executed) != _story(source):
+        faults.append(f"{name} is not the notebook in notebooks/: their cells differ")
+    try:
+        if len(injected) != 1 or _injected_values(injected[0]) != parameters:
+            faults.append(f"{name} was not executed with its manifest's parameters")
+    except (ValueError, SyntaxError) as error:
+        faults.append(f"{name}: its cell of injected parameters cannot be read: {error}")
+    return faults
+
+
+def output_faults(source: Path, *, profile: str) -> list[str]:
+    """The faults of the files that one notebook has in ``outputs/<profile>/``, without asking git; one line each."""
+    folder, faults = paths.OUTPUTS / profile, []
+    try:
+        record = read_metrics(folder / f"{source.stem}.json")
+        parameters = record["manifest"].get("parameters")
+        if parameters != read_params(profile, source.stem):
+            faults.append(f"{source.stem}.json: its parameters are not those of params/{profile}/{source.stem}.yaml")
+        for name in record["figures"]:
+            fault = figure_fault(folder / name)
+            faults += [f"{source.stem}.json names the figure {name}, which is {fault}"] if fault else []
+        faults += path_fault(record, name=f"{source.stem}.json")
+    except TacitError as error:
+        faults, parameters = [str(error)], None
+    if not (folder / source.name).exists():
+        return [*faults, f"outputs/{profile}/{source.name} is missing: the notebook has no executed copy"]
+    try:
+        executed = read_notebook(folder / source.name)
+        faults += execution_faults(executed, name=source.name)
+        faults += source_faults(executed, read_notebook(source), parameters=parameters, name=source.name)
+    except TacitError as error:
+        faults.append(str(error))
+    return faults
+
+
+def origin_faults(source: Path, *, profile: str) -> list[str]:
+    """Whether the hashes in one notebook's manifest are those of the files at the commit that it names."""
+    try:
+        manifest = read_metrics(paths.OUTPUTS / profile / f"{source.stem}.json")["manifest"]
+    except TacitError:
+        return []  # said by output_faults
+    commit, name = str(manifest.get("commit")), f"{source.stem}.json"
+    if not provenance.known_commit(commit):
+        return [f"{name}: HEAD has no ancestor {commit} here (in a shallow clone: `git fetch --unshallow`)"]
+    faults = []
+    if manifest.get("notebook_sha256") != provenance.file_hash_at(commit, source):
+        faults.append(f"{name}: its notebook's hash is not that of notebooks/{source.name} at commit {commit[:12]}")
+    if manifest.get("library_sha256") != provenance.library_hash_at(commit):
+        faults.append(f"{name}: its library's hash is not that of lib/ at commit {commit[:12]}")
+    return faults
+
+
+def table_faults(profile: str) -> list[str]:
+    """Whether README.md shows the table of the outputs, if it has a place for this profile's."""
+    try:
+        text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"cannot read README.md: {error}"]
+    _, found, rest = text.partition(f"<!-- table:{profile} -->")
+    stems = [path.stem for path in runner.find_notebooks([])]
+    if not found or rest.partition("<!-- /table -->")[0].strip() == runner.table(stems, profile=profile):
+        return []
+    return [f"README.md does not show the table of outputs/{profile}: write it with `make table`"]
+
+
+def orphan_faults(profile: str) -> list[str]:
+    """The executed notebooks of a profile whose source in ``notebooks/`` or parameters are gone."""
+    executed = sorted((paths.OUTPUTS / profile).glob("*.ipynb"))
+    needed = {"notebooks": lambda path: paths.NOTEBOOKS / path.name}
+    needed[f"params/{profile}"] = lambda path: paths.PARAMS / profile / f"{path.stem}.yaml"
+    return [
+        f"outputs/{profile}/{path.name} has no counterpart in {folder}: take it away"
+        for path in executed
+        for folder, counterpart in needed.items()
+        if not counterpart(path).exists()
+    ]
+
+
+def find_changes(notebooks: Sequence[Path], *, profile: str) -> list[str]:
+    """What is no fault but worth knowing: outputs made by another lib/ than HEAD's, or with changes not committed."""
+    now, said = provenance.library_hash_at("HEAD"), []
+    for source in notebooks:
+        try:
+            manifest = read_metrics(paths.OUTPUTS / profile / f"{source.stem}.json")["manifest"]
+        except TacitError:
+            continue  # a fault, and said as one
+        if manifest.get("library_sha256") != now:
+            said.append(f"{source.stem} was made at {str(manifest.get('commit'))[:12]}, and lib/ has changed since")
+        if manifest.get("dirty"):
+            said.append(f"{source.stem} was made in a checkout with changes that were not committed")
+    return said
+
+
+def report(profile: str, *, say: Callable[[str], None] = print) -> int:
+    """Check every notebook that the profile has parameters for, say one line per fault, and return how many there are.
+
+    Reads files and git's objects only: nothing is executed, so it does not tell whether a second run would give the same
+    numbers (tests/test_notebooks.py compares two). Raises TacitError for a profile that there is none of, or that was never run.
+    """
+    notebooks = [path for path in runner.find_notebooks([]) if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()]
+    if not notebooks:
+        raise TacitError(f"no notebook has parameters in params/{profile}")
+    if not any((paths.OUTPUTS / profile).glob("*.[ij]*")):  # notebooks and metrics
+        raise TacitError(
+            f"outputs/{profile} has no executed notebook: run `python -m tacit run --profile {profile}` first"
+        )
+    faults = [fault for source in notebooks for fault in output_faults(source, profile=profile)]
+    if provenance.commit() == "unknown":
+        faults.append("git does not answer here (not installed, no checkout, or another user's): commits go unchecked")
+    else:
+        faults += [fault for source in notebooks for fault in origin_faults(source, profile=profile)]
+        for line in find_changes(notebooks, profile=profile):
+            say(f"note: {line}")
+    faults += orphan_faults(profile) + table_faults(profile)
+    for fault in faults:
+        say(f"fault: {fault}")
+    say(f"{len(notebooks)} notebooks of the profile {profile}, {len(faults)} faults")
+    return len(faults)

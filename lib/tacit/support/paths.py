@@ -1,0 +1,47 @@
+"""Where things lie in the repository, anchored on this file (never on the working directory), and writing them whole."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from tacit.support.errors import TacitError
+
+ROOT = Path(__file__).resolve().parents[3]
+LIBRARY = ROOT / "lib" / "tacit"
+NOTEBOOKS = ROOT / "notebooks"
+PARAMS = ROOT / "params"
+OUTPUTS = ROOT / "outputs"
+MODELS = OUTPUTS / "models"
+
+
+def cache_root() -> Path:
+    """The cache of trained models and generations: ``$TACIT_CACHE``, or ``.cache`` in the repository."""
+    return Path(os.environ.get("TACIT_CACHE") or ROOT / ".cache")
+
+
+def make_cache_root() -> Path:
+    """``cache_root``, made where it is not there yet; raises TacitError where it cannot be made or written to."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        raise TacitError(
+            f"cannot write to the cache {root}: {error.strerror}; make it writable, or name another by the variable TACIT_CACHE"
+        ) from None
+    return root
+
+
+def resolve(path: str | Path) -> Path:
+    """A path from a parameters file: absolute, or relative to the repository's root."""
+    return Path(path) if Path(path).is_absolute() else ROOT / path
+
+
+def output_folder(output: str) -> Path:
+    """Where a notebook writes: its ``output`` parameter, or the runner's staging folder during a run.
+
+    The runner stages what a notebook writes and moves it to ``output`` only when every cell completed.
+    """
+    folder = Path(os.environ.get("TACIT_STAGING") or resolve(output))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,138 @@
+"""What a result depends on and cannot say by itself: commit, code, packages, device."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from tacit.support import paths
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "papermill", "numpy", "scipy", "seaborn")
+# What a cached model, response or dataset can depend on. ``running`` and the command line are not among them.
+METHOD_ROOMS = (
+    *("support", "models", "data", "decoding", "microworld", "training", "scoring"),
+    *("synthesis", "experiments", "findings"),
+)
+
+
+def _git_bytes(*arguments: str, given: bytes = b"") -> bytes | None:
+    settings = {"cwd": paths.ROOT, "input": given, "capture_output": True, "timeout": 20, "check": True}
+    try:
+        return subprocess.run(["git", *arguments], **settings).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    done = _git_bytes(*arguments)
+    return None if done is None else done.decode("utf-8", "replace").strip()
+
+
+def commit() -> str:
+    """The checkout's commit, or ``unknown`` outside a git checkout."""
+    return _git("rev-parse", "HEAD") or "unknown"
+
+
+def dirty() -> bool | None:
+    """Does the code differ from the commit (outputs aside)? None outside a git checkout."""
+    status = _git("status", "--porcelain", "--", ".", ":!outputs")
+    return None if status is None else bool(status)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of one file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tree_hash(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and contents of the files below ``folder`` that match ``pattern``."""
+    files = (p for p in folder.rglob(pattern) if p.is_file() and "__pycache__" not in p.parts)
+    return _hash_of({path.relative_to(folder).as_posix(): file_hash(path) for path in files})
+
+
+def _hash_of(files: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files, key=lambda name: name.split("/")):
+        digest.update(f"{name}\0{files[name]}\0".encode())
+    return digest.hexdigest()
+
+
+def known_commit(commit: str) -> bool:
+    """Is this commit, named by its 40 hex digits, HEAD or an ancestor of it in the checkout here, as in any full clone?"""
+    return (
+        bool(re.fullmatch("[0-9a-f]{40}", commit)) and _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
+    )
+
+
+def is_shallow() -> bool:
+    """Does the checkout lack its older commits?"""
+    return _git("rev-parse", "--is-shallow-repository") == "true"
+
+
+def file_hash_at(commit: str, path: Path) -> str | None:
+    """``file_hash`` of a file below the repository's root as ``commit`` holds it; None where it does not."""
+    content = _git_bytes("cat-file", "blob", f"{commit}:./{path.relative_to(paths.ROOT).as_posix()}")
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def library_hash_at(commit: str) -> str | None:
+    """``library_hash`` as it is for who runs ``commit``: over the Python files of its ``lib/tacit``. None where git fails."""
+    folder = paths.LIBRARY.relative_to(paths.ROOT).as_posix()
+    listed = _git_bytes("ls-tree", "-r", "-z", commit, f"{folder}/")
+    if listed is None:
+        return None
+    lines = [line.partition("\t") for line in listed.decode().split("\0") if line.endswith(".py")]
+    objects = {name.removeprefix(f"{folder}/"): described.split()[2] for described, _, name in lines}
+    rest = _git_bytes("cat-file", "--batch", given="".join(f"{o}\n" for o in objects.values()).encode())
+    if rest is None:
+        return None
+    hashes = {}
+    for name in objects:  # of each object a line "<object> blob <size>", its content and a line's end
+        header, _, rest = rest.partition(b"\n")
+        size = int(header.split()[2])
+        hashes[name], rest = hashlib.sha256(rest[:size]).hexdigest(), rest[size + 1 :]
+    return _hash_of(hashes)
+
+
+def source_hash(folder: Path, rooms: Sequence[str]) -> str:
+    """SHA-256 over the Python files of some rooms of a package that lies in ``folder``."""
+    return _hash_of({room: tree_hash(folder / room, "*.py") for room in rooms})
+
+
+# Taken at import: they say what this process runs, whatever is edited later.
+_LIBRARY_HASH = tree_hash(paths.LIBRARY, "*.py")
+_METHOD_HASH = source_hash(paths.LIBRARY, METHOD_ROOMS)
+
+
+def library_hash() -> str:
+    """SHA-256 of the whole package's source as it was when this process imported it. Manifests name it."""
+    return _LIBRARY_HASH
+
+
+def method_hash() -> str:
+    """SHA-256 of the rooms that can change a model, a response or a dataset. Cache keys and dataset cards name it.
+
+    It leaves out ``running`` and the command line: an edit of the site or of a table retrains nothing.
+    """
+    return _METHOD_HASH
+
+
+@cache  # a process's versions do not change; every cache key and every shard of a synthesis asks for them
+def packages() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's architecture and the threads that torch uses in this process."""
+    import torch  # takes seconds, for which commands that only read files need not wait
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,1 @@
+"""CoDIT's synthesis: instructions in, a dataset decoded from the contrast of two models out."""

@@ -1,0 +1,163 @@
+"""Shards decoded by several processes or machines: Ray Data schedules them and restarts a worker that dies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tacit.support.errors import TacitError
+from tacit.synthesis import shards
+
+ATTEMPTS = 3  # at one shard; whatever kills a worker so often is no accident
+
+
+class ShardWorker:
+    """One process of Ray's: it loads the pair once, decodes whole shards and writes them itself.
+
+    Whatever goes wrong is returned, as Ray would take it for a broken worker and wrap it in its own. Ray repeats what a worker was at
+    when its process died; the count of that is in the folder ``out``, and a shard's ends after ``ATTEMPTS``.
+    """
+
+    def __init__(
+        self, options: Mapping[str, Any], write: Callable[[int, list], None], threads: int, out: Path, most: int
+    ):
+        from tacit.synthesis.engine import make_decoder
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.write, self.out = write, out
+        with self._explained("loading the pair"):
+            if shards.begin(out, "loading") > most:
+                raise TacitError(f"workers died {most} times while they loaded the pair: is there too little memory?")
+            self.decode = make_decoder(**options)
+            shards.end(out, "loading")
+        self.broken = self.error
+
+    @contextmanager
+    def _explained(self, what: str):
+        self.error = self.trace = ""
+        try:
+            yield
+        except TacitError as error:
+            self.error = str(error)
+        except Exception as error:
+            self.error = f"{what} failed: {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+            self.trace = traceback.format_exc()
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
+        """Decode and write the shard of a batch of one: its ``index``, ``name`` and ``rows`` as JSON; returns the counts."""
+        made: list[dict[str, Any]] = []
+        index, name = int(batch["index"][0]), str(batch["name"][0])
+        if not self.broken:
+            with self._explained(f"making {name}"):
+                if shards.begin(self.out, name) > ATTEMPTS:
+                    raise TacitError(
+                        f"{name}: the worker that made it died, {ATTEMPTS} times in all (of too little memory?): use a smaller "
+                        "batch_size or fewer workers; finished shards are kept"
+                    )
+                made = self.decode([tuple(row) for row in json.loads(batch["rows"][0])])
+                self.write(index, made)
+                shards.end(self.out, name)
+        tokens = sum(row["response_tokens"] for row in made)
+        return {"rows": [len(made)], "tokens": [tokens], "error": [self.error], "trace": [self.trace]}
+
+
+@contextmanager
+def _cluster(address: str | None, *, workers: int):
+    """Ray, at ``address`` or started here and stopped at the end, as quiet as it can be; a running one is used as it is."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers are started by `uv run` where we are
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise TacitError(
+            "workers above 1 need Ray: pip install 'ray[data]' (or the extra tacit[ray]); or use 1 worker"
+        ) from None
+    if ray.is_initialized():
+        yield ray
+        return
+    folder = None
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths are limited to about 100 characters
+        options |= {"address": "local", "num_cpus": workers + 1, "include_dashboard": False, "_temp_dir": folder}
+    try:
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
+            what = (str(error) or type(error).__name__).splitlines()[0]
+            raise TacitError(f"cannot reach or start Ray ({what}): check ray_address, or use 1 worker") from error
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _records(done: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a Ray dataset as they come; what Ray itself fails at is a TacitError."""
+    try:
+        yield from done.iter_rows()
+    except Exception as error:  # of Ray's own kinds: no node left, an actor that cannot be started, an object lost
+        what = (str(error).strip() or "no message").splitlines()[0]
+        raise TacitError(
+            f"Ray failed ({type(error).__name__}: {what:.300}): finished shards are kept, run the same again"
+        ) from error
+
+
+def decode_in_parallel(
+    todo: Mapping[int, Sequence],
+    write: Callable[[int, list], None],
+    options: Mapping[str, Any],
+    *,
+    workers: int,
+    address: str | None,
+    out: Path,
+    n: int,
+    tick: Callable[[int, int], None],
+) -> None:
+    """Decode and write the shards ``todo`` (index -> rows) with ``workers`` processes, each with its share of threads or GPUs.
+
+    ``write`` puts down a shard in the folder ``out`` of ``n``, ``options`` are those of ``synthesis.make_decoder``. A worker that dies is
+    started again and its shards are decoded anew, each ``ATTEMPTS`` times at most. Raises TacitError without Ray, and for what a
+    worker could not do, with the shard's name.
+    """
+    items = [
+        {"index": index, "name": shards.shard_name(index, n), "rows": json.dumps(rows)} for index, rows in todo.items()
+    ]
+    threads = 0 if address else max(1, torch.get_num_threads() // workers)
+    with _cluster(address, workers=workers) as ray:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        # Ray Data's own defaults start a dead worker again and repeat its tasks without limit: ShardWorker has the limits
+        context.max_consecutive_actor_init_deaths = 3 * workers
+        gpus = ray.cluster_resources().get("GPU", 0)
+        done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            ShardWorker,
+            fn_constructor_args=[options, write, threads, out, ATTEMPTS * workers],
+            batch_size=1,
+            concurrency=min(workers, len(items)),
+            num_cpus=1,
+            num_gpus=1 / ceil(workers / gpus) if gpus else 0,
+        )
+        for record in _records(done):
+            if record["error"]:
+                error = TacitError(record["error"])
+                if record["trace"]:
+                    error.add_note(record["trace"])
+                raise error
+            tick(record["rows"], record["tokens"])

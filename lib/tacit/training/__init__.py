@@ -1,0 +1,1 @@
+"""Training: finetuning on instruction rows, and making the micro models by pretraining and post-training."""

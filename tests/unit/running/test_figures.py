@@ -1,0 +1,60 @@
+"""What the shared figures draw: points with intervals, paper values as open marks, parity for the arm that wins are against."""
+
+import numpy as np
+import pytest
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
+from tacit.running import figures
+
+RESULTS = [
+    {"arm": "a", "metric": "strict", "value": 0.4, "low": 0.3, "high": 0.6},
+    {"arm": "b", "metric": "strict", "value": 0.9, "low": 0.8, "high": 0.95},
+    {"arm": "b", "metric": "win rate", "value": 0.7, "low": 0.6, "high": 0.8},
+]
+PAPER = [{"arm": "b", "metric": "win rate", "value": 0.433, "source": "Table 1"}]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    options = {"arms": ["a", "b"], "metrics": ["strict", "win rate"], "paper": PAPER, "reference": "a"}
+    figure, name = figures.compare_arms(RESULTS, path=tmp_path / "f.png", **options)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    return figure
+
+
+def points(axes):
+    """Finite (x, y) of the filled marks, and of the open ones."""
+    marks = [line for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert all((line.get_markerfacecolor() == "none") == (line.get_marker() == "D") for line in marks)
+    of = {"o": [], "D": []}
+    for line in marks:
+        of[line.get_marker()] += [tuple(xy) for xy in line.get_xydata() if np.isfinite(xy).all()]
+    return of["o"], of["D"]
+
+
+def test_points_stand_at_their_values_with_their_intervals(drawn):
+    strict = drawn.axes[0]
+    assert points(strict) == ([(0.4, 0.0), (0.9, 1.0)], [])
+    [lines] = [c for c in strict.collections if len(c.get_segments()) == 2]
+    assert [segment[:, 0].round(9).tolist() for segment in lines.get_segments()] == [[0.3, 0.6], [0.8, 0.95]]
+    assert [label.get_text() for label in strict.get_yticklabels()] == ["a", "b"]
+
+
+def test_an_arm_without_a_result_has_no_point_and_paper_values_are_open(drawn):
+    here, paper = points(drawn.axes[1])
+    assert here == [(0.7, 1.0)]
+    assert [x for x, _ in paper] == [0.433]
+
+
+def test_the_reference_is_a_line_at_parity_named_in_the_legend(drawn):
+    [line] = [line for line in drawn.axes[1].lines if line.get_linestyle() == "--"]
+    assert list(line.get_xdata()) == [0.5, 0.5]
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert sorted(labels) == ["here (95% interval)", "paper (7B models)", "parity with a"]
+
+
+def test_the_palette_is_the_colour_blind_safe_one():
+    figures.set_theme()
+    cycle = [to_rgba(entry["color"]) for entry in plt.rcParams["axes.prop_cycle"]]
+    assert cycle == [to_rgba(colour) for colour in sns.color_palette("colorblind")]

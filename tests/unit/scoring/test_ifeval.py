@@ -1,0 +1,193 @@
+"""IFEval's files, tables and intervals; with lm-evaluation-harness its own verifiers and its run of a model."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tacit.decoding.generation import generate_responses
+from tacit.scoring import ifeval, scores
+from tacit.support.errors import TacitError
+
+PROMPTS = [
+    {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+    {
+        "key": 2,
+        "prompt": "Few words, all small.",
+        "instruction_id_list": ["length_constraints:number_words", "change_case:english_lowercase"],
+        "kwargs": [{"relation": "less than", "num_words": 5}, {}],
+    },
+    {
+        "key": 7,
+        "prompt": "Two sentences.",
+        "instruction_id_list": ["length_constraints:number_sentences"],
+        "kwargs": [{"relation": "at least", "num_sentences": 2}],
+    },
+]
+REAL = Path(__file__).parents[4] / "shared/data/ifeval_head.jsonl"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_prompts_are_read_as_they_are(tmp_path):
+    assert ifeval.read_prompts(write(tmp_path / "a.jsonl", PROMPTS)) == PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2, is not JSON"),
+        ("[]", "line 2: .* needs 'key'"),
+        (json.dumps(PROMPTS[0] | {"prompt": None}), "needs 'prompt', str"),
+        (json.dumps({k: v for k, v in PROMPTS[0].items() if k != "kwargs"}), "needs 'kwargs'"),
+        (json.dumps(PROMPTS[1] | {"kwargs": [{}]}), "as many as the instructions"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(PROMPTS[0]) + "\n" + line + "\n")
+    with pytest.raises(TacitError, match=message):
+        ifeval.read_prompts(path)
+
+
+def test_no_file_and_no_prompt(tmp_path):
+    with pytest.raises(TacitError, match="cannot read IFEval's prompts"):
+        ifeval.read_prompts(tmp_path / "none.jsonl")
+    with pytest.raises(TacitError, match="holds no prompt"):
+        ifeval.read_prompts(write(tmp_path / "a.jsonl", []))
+
+
+def table(verdicts):
+    rows = [{"prompt_level_strict_acc": all(v), "prompt_level_loose_acc": True} for v in verdicts]
+    more = [
+        {"key": i, "inst_level_strict_acc": v, "inst_level_loose_acc": [True] * len(v)} for i, v in enumerate(verdicts)
+    ]
+    return pd.DataFrame([a | b for a, b in zip(rows, more, strict=True)])
+
+
+def test_accuracies_by_hand():
+    """Prompts: 1 of 3 and 2 of 3. Instructions: (1 + 1 + 0) + (1 + 2 + 0) of 2 x 5, not the mean of prompts' shares."""
+    first, second = table([[True], [True, False], [False, False]]), table([[True], [True, True], [False, False]])
+    found = ifeval.accuracies([first, second])
+    assert list(found) == list(ifeval.METRICS)
+    assert found["prompt_level_strict_acc"].value == pytest.approx(1 / 2)
+    assert found["inst_level_strict_acc"].value == pytest.approx(5 / 10)
+    assert found["prompt_level_strict_acc"] == scores.estimate([[1, 0, 0], [1, 1, 0]])
+    assert found["inst_level_loose_acc"] == scores.estimate(np.ones((2, 3)))
+    assert (found["inst_level_strict_acc"].n_seeds, found["inst_level_strict_acc"].n_prompts) == (2, 3)
+
+
+def test_instructions_of_a_prompt_are_drawn_together():
+    """Three equal verdicts per prompt say no more than one: the interval is that of the prompts."""
+    passed = np.random.default_rng(0).binomial(1, 0.4, size=200).astype(bool)
+    found = ifeval.accuracies([table([[bool(p)] * 3 for p in passed])])
+    half = 1.96 * passed.std() / np.sqrt(200)
+    ours = found["inst_level_strict_acc"]
+    assert ours.value == pytest.approx(passed.mean())
+    assert ours.high - ours.low == pytest.approx(2 * half, rel=0.15)
+
+
+def test_seeds_must_answer_the_same_prompts():
+    with pytest.raises(ValueError, match="same prompts"):
+        ifeval.accuracies([table([[True]]), table([[True], [False]])])
+    with pytest.raises(ValueError, match="same prompts"):
+        ifeval.accuracies([])
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "langdetect", None)
+    with pytest.raises(TacitError, match=r"tacit\[ifeval\]"):
+        ifeval.score_responses(PROMPTS[:1], ["Yes"])
+    with pytest.raises(ValueError, match="need as many"):
+        ifeval.score_responses(PROMPTS, ["Yes"])
+
+
+# ------------------------------------------------------------------------------ with the package: its verifiers, its run
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory):
+    """lm_eval offline, with a sentence model trained here where NLTK's is not installed."""
+    lm_eval = pytest.importorskip("lm_eval")
+    nltk = pytest.importorskip("nltk")
+    pytest.importorskip("langdetect")
+    from nltk.tokenize import punkt
+
+    root = tmp_path_factory.mktemp("nltk_data")
+    folder = root / "tokenizers/punkt_tab/english"
+    folder.mkdir(parents=True)
+    trainer = punkt.PunktTrainer()
+    trainer.train("Mr. Smith saw Mr. Jones. It rained. Mr. Smith left. " * 5, finalize=True)
+    nltk.data.path.insert(0, str(root))
+    punkt.save_punkt_params(trainer.get_params(), str(folder))
+    yield lm_eval
+    nltk.data.path.remove(str(root))
+
+
+def test_responses_are_verified_by_hand(harness):
+    responses = ["Yes, no.\nYes", "Four small words here", "It rained. Mr. Smith left."]
+    found = ifeval.score_responses(PROMPTS, responses)
+    assert found["key"].tolist() == [1, 2, 7]
+    assert found["inst_level_strict_acc"].tolist() == [[False], [True, False], [True]]
+    assert found["prompt_level_strict_acc"].tolist() == [False, False, True]
+    assert found["prompt_level_loose_acc"].tolist() == [True, False, True]  # without the first line, no comma
+    assert ifeval.score_responses(PROMPTS[2:], ["Mr. Smith left"])["prompt_level_strict_acc"].tolist() == [False]
+
+
+def test_an_unknown_instruction_is_named(harness):
+    with pytest.raises(TacitError, match="'no:such'"):
+        ifeval.score_responses([PROMPTS[0] | {"instruction_id_list": ["no:such"]}], ["Yes"])
+
+
+def test_the_real_rows_have_verifiers(harness):
+    if not REAL.exists():
+        pytest.skip("no rows of IFEval's at ../shared/data")
+    prompts = ifeval.read_prompts(REAL)
+    found = ifeval.score_responses(prompts, ["hello [name]\nbye"] * len(prompts))
+    assert 0 < ifeval.accuracies([found])["inst_level_loose_acc"].value < 1
+    assert found["inst_level_strict_acc"].map(len).tolist() == [len(p["kwargs"]) for p in prompts]
+
+
+def test_a_missing_sentence_model_is_said_before_any_download(harness, monkeypatch):
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setattr(nltk, "download", lambda *a, **k: pytest.fail("tried to download"))
+    with pytest.raises(TacitError, match="NLTK_DATA"):
+        ifeval.score_responses(PROMPTS, ["Yes"] * 3)
+
+
+def test_the_task_is_the_harnesss_own(harness):
+    yaml_loader = pytest.importorskip("lm_eval.tasks._yaml_loader")
+    import lm_eval.tasks.ifeval as package
+
+    theirs = dict(yaml_loader.load_yaml(Path(next(iter(package.__path__))) / "ifeval.yaml"))
+    ours = ifeval.make_task(PROMPTS)
+    named = {"process_results", "metric_list"}  # functions, loaded twice: by name
+    assert {k: theirs[k] for k in ours if k in theirs and k not in named} == {
+        k: v for k, v in ours.items() if k in theirs and k not in named
+    }
+    assert set(theirs) - set(ours) == {"dataset_path", "dataset_name", "metadata"}
+
+    def plain(metrics):
+        return [m | {"aggregation": getattr(m["aggregation"], "__name__", m["aggregation"])} for m in metrics]
+
+    assert plain(theirs["metric_list"]) == plain(ours["metric_list"])
+
+
+def test_the_harness_runs_a_model_object_offline(harness, tiny, tokenizer, monkeypatch):
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    found = ifeval.evaluate(tiny, tokenizer, PROMPTS, max_new_tokens=12, batch_size=2)
+    ours = generate_responses(tiny, tokenizer, [p["prompt"] for p in PROMPTS], max_new_tokens=12)
+    assert [text.strip() for text in found["response"]] == [response.text.strip() for response in ours]
+    again = ifeval.score_responses(PROMPTS, found["response"].tolist())
+    for name in ("key", *ifeval.METRICS):
+        assert found[name].tolist() == again[name].tolist()
+    assert set(ifeval.accuracies([found])) == set(ifeval.METRICS)

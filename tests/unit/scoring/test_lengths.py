@@ -1,0 +1,146 @@
+"""Our length-controlled win rate: judges with a known length bias, an independent maximum, degenerate inputs."""
+
+import numpy as np
+import pytest
+from scipy import optimize
+from tacit.decoding.generation import Response
+from tacit.scoring import scores
+from tacit.scoring.lengths import WEAK, controlled_win_rate, fit_preferences, is_separable, length_feature, text_lengths
+from tacit.support.errors import TacitError
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def judged(rng, *, theta, bias, longer, shape, soft=False):
+    """A simulated judge's preferences and the lengths that it saw: ours are ``longer`` on average, in characters."""
+    theirs = rng.integers(200, 1_200, size=shape)
+    ours = np.maximum(theirs + rng.normal(longer, 400, size=shape).round(), 1)
+    chance = logistic(theta + bias * length_feature(ours, theirs))
+    return chance if soft else rng.binomial(1, chance).astype(float), ours, theirs
+
+
+def test_equal_quality_under_a_judge_who_likes_length_is_parity():
+    seen = judged(np.random.default_rng(0), theta=0.0, bias=1.5, longer=500, shape=(5, 300))
+    raw, ours = scores.estimate(seen[0]), controlled_win_rate(*seen, n_resamples=200)
+    assert raw.low > 0.65
+    assert ours.low < 0.5 < ours.high
+    assert ours.high - ours.low < 0.2
+    assert (ours.n_seeds, ours.n_prompts) == (5, 300)
+
+
+@pytest.mark.parametrize(("theta", "longer"), [(0.8, -300), (-0.5, 300)])
+def test_a_known_quality_is_found_beneath_the_bias(theta, longer):
+    seen = judged(np.random.default_rng(1), theta=theta, bias=1.5, longer=longer, shape=(3, 400))
+    ours = controlled_win_rate(*seen, n_resamples=200)
+    assert ours.low < logistic(theta) < ours.high
+    assert abs(scores.estimate(seen[0]).value - logistic(theta)) > 0.1
+
+
+def test_soft_preferences_that_follow_the_model_give_its_quality_exactly():
+    seen = judged(np.random.default_rng(2), theta=0.4, bias=-1.0, longer=200, shape=(2, 200), soft=True)
+    assert controlled_win_rate(*seen, n_resamples=20).value == pytest.approx(logistic(0.4), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_coverage_of_the_interval_is_near_its_level():
+    rng, held, n = np.random.default_rng(3), 0, 100
+    for i in range(n):
+        seen = judged(rng, theta=0.3, bias=1.0, longer=150, shape=(1, 100))
+        found = controlled_win_rate(*seen, n_resamples=100, seed=i)
+        held += found.low <= logistic(0.3) <= found.high
+    assert 0.88 <= held / n <= 0.99
+
+
+def test_seeds_count_as_chance_of_their_own():
+    """Seeds whose quality differs: the interval is wider than that of as many prompts of one seed."""
+    rng = np.random.default_rng(4)
+    rows = [judged(rng, theta=theta, bias=1.0, longer=100, shape=(1, 200)) for theta in (-1.5, -0.5, 0.5, 1.5)]
+    together = [np.concatenate(side) for side in zip(*rows, strict=True)]
+    apart = controlled_win_rate(*together, n_resamples=200)
+    flat = controlled_win_rate(*(side.reshape(1, -1) for side in together), n_resamples=200)
+    assert apart.value == pytest.approx(flat.value)
+    assert apart.high - apart.low > 1.8 * (flat.high - flat.low)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_fit_is_the_maximum_that_scipy_finds(weighted):
+    rng = np.random.default_rng(5)
+    preferences = rng.choice([0, 0.25, 0.5, 1], size=150)
+    feature = np.tanh(rng.normal(size=150))
+    weights = rng.integers(0, 4, size=150).astype(float) if weighted else np.ones(150)
+
+    def loss(both):  # cross-entropy, and WEAK's penalty on the length weight alone
+        z = both[0] + both[1] * feature
+        return (weights * (np.logaddexp(0, z) - preferences * z)).sum() + both[1] ** 2 / (2 * WEAK)
+
+    np.testing.assert_allclose(
+        fit_preferences(preferences, feature, weights), optimize.minimize(loss, [0.0, 0.0]).x, atol=1e-4
+    )
+
+
+def test_drawing_a_prompt_twice_is_having_it_twice():
+    rng = np.random.default_rng(6)
+    preferences, feature = rng.random(40), np.tanh(rng.normal(size=40))
+    counts = rng.integers(0, 3, size=40)
+    twice = np.repeat(preferences, counts), np.repeat(feature, counts), np.ones(counts.sum())
+    np.testing.assert_allclose(fit_preferences(preferences, feature, counts), fit_preferences(*twice), atol=1e-6)
+
+
+def test_equal_lengths_give_the_raw_rate():
+    preferences = np.random.default_rng(7).choice([0, 0.5, 1], size=(2, 60))
+    lengths = np.full((2, 60), 80)
+    assert controlled_win_rate(preferences, lengths, lengths, seed=1, n_resamples=300) == scores.estimate(
+        preferences, seed=1, n_resamples=300
+    )
+    # one pair of different lengths in 120 hardly moves it
+    almost = controlled_win_rate(preferences, lengths, lengths - np.eye(2, 60, dtype=int), n_resamples=50)
+    assert almost.value == pytest.approx(preferences.mean(), abs=0.02)
+
+
+def test_all_wins_are_what_scores_makes_of_them():
+    rng = np.random.default_rng(8)
+    lengths = rng.integers(1, 99, size=(2, 30)), rng.integers(1, 99, size=(2, 30))
+    for value in (1.0, 0.0):
+        found = controlled_win_rate(np.full((2, 30), value), *lengths)
+        assert found == scores.estimate(np.full((2, 30), value))
+        assert 0.05 < found.high - found.low < 0.2
+    one_loss = np.ones((1, 30))
+    one_loss[0, 0] = 0
+    found = controlled_win_rate(one_loss, lengths[0][:1], lengths[1][:1], n_resamples=100)
+    assert found.high == pytest.approx(1.0)  # draws without the loss
+    assert found.low < found.value < 1
+
+
+def test_one_constant_difference_cannot_be_told_from_quality():
+    assert not is_separable([[17, 27, 37]], [[10, 20, 30]])
+    assert is_separable([[17, 27, 38]], [[10, 20, 30]])
+    assert is_separable([[17, 27]], [[17, 27]])
+    with pytest.raises(TacitError, match="same 7 in length"):
+        controlled_win_rate([[0.0, 1.0, 1.0]], [[17, 27, 37]], [[10, 20, 30]])
+
+
+@pytest.mark.parametrize(
+    ("preferences", "ours", "theirs", "message"),
+    [
+        ([[0.5, np.nan]], [[1, 2]], [[2, 1]], "from 0 to 1"),
+        ([[0.5, 1.5]], [[1, 2]], [[2, 1]], "from 0 to 1"),
+        ([[0.5, 1]], [[1, 2, 3]], [[2, 1, 3]], "all the same"),
+        ([[0.5, 1]], [[1, 2]], [2, 1], "all the same"),
+        ([0.5, 1], [1, 2], [2, 1], "seeds, prompts"),
+        (np.ones((0, 3)), np.ones((0, 3)), np.ones((0, 3)), "seeds, prompts"),
+        ([[0.5, 1]], [[1, np.nan]], [[2, 1]], "finite"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(preferences, ours, theirs, message):
+    with pytest.raises(ValueError, match=message):
+        controlled_win_rate(preferences, ours, theirs)
+
+
+def test_a_seed_is_one_row_of_lengths():
+    answers = [
+        [Response("abc", "eos", 2), Response("", "eos", 1)],
+        [Response("ä b", "length", 9), Response("x", "eos", 1)],
+    ]
+    assert text_lengths(answers).tolist() == [[3, 0], [3, 1]]
