@@ -13,6 +13,7 @@ import yaml
 
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.support.files import read_yaml
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -137,26 +138,6 @@ def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
         if "list" in parameter.annotation:
             hint = f" (a list is written [{value}])"
     raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key that stands twice, instead of taking the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """A mapping, as SafeLoader makes it; raises ConstructorError for a repeated key."""
-        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands twice", twice.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(text: str) -> Any:
-    """The value of a YAML text; raises ValueError, saying why, where it has none or a key stands twice."""
-    try:
-        return yaml.load(text, Loader=_UniqueKeys)
-    except Exception as error:  # a date with a 13th month, a tag without its kind of value: many kinds, one meaning
-        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def profiles() -> list[str]:

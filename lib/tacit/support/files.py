@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON records read and checked."""
+"""Files that are there whole or not at all, JSON records read and checked, and strict YAML."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import yaml
 
 from tacit.support.errors import TacitError
 
@@ -58,3 +59,23 @@ def read_record(path: Path, *, validate: Validate, what: str = "") -> dict[str, 
         raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {error}") from None
     validate(record, name=str(path))
     return record
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key that stands twice, instead of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping, as SafeLoader makes it; raises ConstructorError for a repeated key."""
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError, saying why, where it has none or a key stands twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except Exception as error:  # a date with a 13th month, a tag without its kind of value: many kinds, one meaning
+        raise ValueError(f"{type(error).__name__}: {error}") from None
