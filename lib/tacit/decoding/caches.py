@@ -11,7 +11,11 @@ ROOM = 64  # tokens by which a full buffer grows
 
 
 class GrowingLayer(DynamicLayer):
-    """transformers' dynamic layer, whose keys and values [B, heads, T, d] are views of larger buffers."""
+    """transformers' dynamic layer, whose keys and values [B, heads, T, d] are views of larger buffers.
+
+    For greedy decoding and sampling: rows can be selected (``batch_select_indices``), not repeated or reordered as
+    beams.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -23,7 +27,7 @@ class GrowingLayer(DynamicLayer):
         if past == 0:
             self.lazy_initialization(key_states, value_states)
         end = past + key_states.shape[-2]
-        if not self._fits(end):
+        if not self.stores or end > self.stores[0].shape[2]:
             shape = (*key_states.shape[:2], end + ROOM, key_states.shape[3])
             stores = [key_states.new_empty(shape), value_states.new_empty((*shape[:3], value_states.shape[3]))]
             if past:
@@ -36,33 +40,25 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices`` [kept] of the batch, and the buffers' room with them."""
-        if not self._fits(self.get_seq_length()):
-            return super().batch_select_indices(indices)
+        """Keep only the rows ``indices`` [n] of the batch, and their buffers' room with them."""
         length = self.get_seq_length()
         self.stores = [store[indices] for store in self.stores]
         self.keys, self.values = (store[:, :, :length] for store in self.stores)
 
-    def _fits(self, end: int) -> bool:
-        """Are the keys still a view of the buffers (selecting rows makes new tensors), with room for ``end`` tokens?"""
-        own = (
-            bool(self.stores) and self.keys.untyped_storage().data_ptr() == self.stores[0].untyped_storage().data_ptr()
-        )
-        return own and self.keys.shape[0] == self.stores[0].shape[0] and end <= self.stores[0].shape[2]
-
 
 def make_cache(model: PreTrainedModel) -> Cache:
-    """An empty cache for ``model``: its full-attention layers grow in buffers, layers of other kinds are transformers' own."""
+    """An empty cache for ``model``. Layers with full attention grow in buffers; others are transformers' own."""
     cache = DynamicCache(config=model.config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 class Place:
-    """Where the next forward pass writes and how far it reads: shared by all layers of a cache of slots.
+    """Where the next forward pass writes and how far it reads, for all layers of a cache of slots.
 
-    Filling: the slots ``rows`` [n] get a chunk of their prompts that begins at ``start``. Decoding (``start`` None): slot i, of
-    the first ``len(at)``, gets one token at its own position ``at[i]``, and all read up to ``reach``.
+    When slots are filled, the slots ``rows`` [n] get a chunk of their prompts that begins at ``start``. In decoding,
+    ``start`` is None: slot i of the first ``len(at)`` gets one token at its own position ``at[i]``, and all slots read
+    up to ``reach``.
     """
 
     def __init__(self, *, slots: int, capacity: int, device: torch.device):
@@ -75,9 +71,9 @@ class Place:
 class SlotLayer(CacheLayerMixin):
     """Keys and values [slots, heads, capacity, d] that stay where they are, each slot at a position of its own.
 
-    Unlike transformers' static layer, whose rows all have the same length: here a slot begins at 0 without padding and can be
-    filled anew while the others go on. What lies behind a slot's position is left from before: decoding needs a mask.
-    Full attention only.
+    In transformers' static layer all rows have the same length. Here a slot begins at 0 without padding and can be
+    filled anew while the others go on. What lies behind a slot's position is left from before, so decoding needs a
+    mask. Full attention only.
     """
 
     is_sliding = False
@@ -87,9 +83,9 @@ class SlotLayer(CacheLayerMixin):
         self.place = place
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate zeros, which a mask hides, unlike what uninitialised memory may hold (NaN times 0 is NaN).
+        """Allocate zeros [slots, heads, capacity, d], with heads, d and dtype of the states [n, heads, new, d].
 
-        [slots, heads, capacity, d], with the heads, d and dtype of ``key_states`` and ``value_states`` [n, heads, new, d].
+        A mask hides zeros, but not all that uninitialised memory may hold: NaN times 0 is NaN.
         """
         slots, capacity = self.place.slots, self.place.capacity
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -98,7 +94,7 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Write ``key_states`` and ``value_states`` [n, heads, new, d] in place; returns the keys and values to attend to."""
+        """Write keys and values [n, heads, new, d] in place; returns those to attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self.place
@@ -115,9 +111,9 @@ class SlotLayer(CacheLayerMixin):
         return self.keys[place.rows, :, :end], self.values[place.rows, :, :end]
 
     def move(self, rows: Tensor) -> None:
-        """Copy the slots ``rows`` [n] to the first n places, in that order; what other places hold stays.
+        """Copy the slots ``rows`` [n] to the first n places, in that order. What other places hold stays.
 
-        Does nothing before the first ``update``. The slots' positions are the caller's to move.
+        Does nothing before the first ``update``. The caller moves the slots' positions.
         """
         if self.is_initialized:
             for store in (self.keys, self.values):

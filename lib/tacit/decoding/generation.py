@@ -17,9 +17,11 @@ from transformers import (
 )
 
 from tacit.decoding.caches import make_cache
+from tacit.decoding.capacity import decode_within_memory, fitting_batch, free_memory
 from tacit.decoding.sampling import sample_tokens
-from tacit.decoding.slots import NO_ROOM, SEGMENT, decode_rows, fitting_batch, free_memory, obstacle
+from tacit.decoding.slots import SEGMENT, decode_rows, obstacle
 from tacit.models.chat import encode_prompt
+from tacit.models.internals import takes_cache
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fraction
 
@@ -28,7 +30,7 @@ MakeProcessors = Callable[[Tensor], Sequence[LogitsProcessor]]  # from the promp
 
 @dataclass(frozen=True)
 class Response:
-    """One response: its text, why it ended (``eos`` or ``length``), how many tokens it has and which, the end token included."""
+    """A response's text, why it ended (``eos`` or ``length``), and its tokens, the end token included."""
 
     text: str
     finish_reason: str
@@ -37,9 +39,9 @@ class Response:
 
 
 class KeyedSampling(LogitsProcessor):
-    """Samples each row's next token with noise keyed by (seed, row id, step), whatever batch it is in.
+    """Samples each row's next token with noise keyed by (seed, row id, step), whatever batch the row is in.
 
-    Inverse-transform sampling: the token at which the cumulative probability passes the row's number.
+    This is inverse-transform sampling: it takes the token at which the cumulative probability passes the row's number.
     The chosen token is left as the only possible one, so that a greedy ``generate`` takes it.
     """
 
@@ -49,28 +51,60 @@ class KeyedSampling(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [B, time], [B, V] -> [B, V]
         step = input_ids.shape[1] - self.prompt_width
-        noise = [fraction("sample", self.seed, row, step) for row in self.row_ids]
-        chosen = sample_tokens(
-            scores, torch.tensor(noise, dtype=torch.float64), temperature=self.temperature, top_p=self.top_p
-        )
+        noise = torch.tensor([fraction("sample", self.seed, row, step) for row in self.row_ids], dtype=torch.float64)
+        chosen = sample_tokens(scores, noise, temperature=self.temperature, top_p=self.top_p)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
-def pad_left(rows: list[list[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Left-padded ids and attention mask, [B, longest] each."""
     width = max(map(len, rows))
-    ids = [[pad_token_id] * (width - len(row)) + row for row in rows]
+    ids = [[pad_token_id] * (width - len(row)) + list(row) for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's end token and those of the checkpoint's generation settings."""
+    own = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])})
+
+
+@contextmanager
+def plain_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Make ``model.generate`` decode greedily from the model's own distribution, until one of ``end_tokens``.
+
+    Of a checkpoint's own generation settings only the end tokens stay. Sampling, beams, penalties, forced or forbidden
+    tokens and stop strings would change the texts silently, since ``generate`` merges them into whatever it is given.
+    """
+    before = model.generation_config
+    ends = end_tokens(model, tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
 @torch.inference_mode()
-def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_new_tokens, sampling, make_processors):
-    """One batch by ``generate``, within ``plain_generation``, a segment at a time: rows that have ended leave the batch and its cache."""
+def _generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    row_ids: Sequence[str],
+    *,
+    max_new_tokens: int,
+    sampling: dict,
+    make_processors: MakeProcessors | None,
+) -> list[list[int]]:
+    """The new tokens of one batch by ``generate``, with whatever follows a row's end in its last segment.
+
+    A segment is decoded at a time: rows that have ended leave the batch and its cache.
+    """
     ids, mask = pad_left(prompts, tokenizer.pad_token_id, model.device)
     ends = end_tokens(model, tokenizer)
-    width, alive, done = ids.shape[1], list(range(len(prompts))), {}
-    cache = make_cache(model) if model._supports_default_dynamic_cache() else None
+    width, alive, rows = ids.shape[1], list(range(len(prompts))), [[] for _ in prompts]
+    cache = make_cache(model) if takes_cache(model) else None
     while alive:
         processors = LogitsProcessorList(make_processors(mask[:, :width]) if make_processors else [])
         if sampling["temperature"] > 0:
@@ -85,50 +119,27 @@ def _generate_batch(model, tokenizer, prompts: list[list[int]], row_ids, *, max_
             return_dict_in_generate=True,
         )
         ids, cache = out.sequences, out.past_key_values  # [alive, width + tokens so far]
-        full = ids.shape[1] - width >= max_new_tokens
-        ended = [full or not set(row).isdisjoint(ends) for row in ids[:, width:].tolist()]
-        for i, row, over in zip(alive, ids[:, width:].tolist(), ended, strict=True):
-            if over:
-                done[i] = finish(tokenizer, row, ends=ends)
-        keep = torch.tensor([not over for over in ended], device=ids.device).nonzero().squeeze(1)
-        alive = [i for i, over in zip(alive, ended, strict=True) if not over]
         mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=1)
-        if 0 < len(alive) < len(ids):
+        for i, row in zip(alive, ids[:, width:].tolist(), strict=True):
+            rows[i] = row
+        full = ids.shape[1] - width >= max_new_tokens
+        going = [place for place, i in enumerate(alive) if not full and set(rows[i]).isdisjoint(ends)]
+        if 0 < len(going) < len(alive):
+            keep = torch.tensor(going, device=ids.device)
             ids, mask = ids[keep], mask[keep]
             if cache is not None:  # a model without a cache of its own starts over from the tokens
                 cache.batch_select_indices(keep)
-    return [done[i] for i in range(len(prompts))]
+        alive = [alive[place] for place in going]
+    return rows
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's end token and those of the checkpoint's generation settings."""
-    own = model.generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])})
-
-
-@contextmanager
-def plain_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Meanwhile ``model.generate`` is greedy decoding from the model's own distribution, until one of ``end_tokens``.
-
-    Of a checkpoint's own generation settings only the end tokens stay: sampling, beams, penalties, forced or forbidden tokens
-    and stop strings would change the texts silently, and ``generate`` merges them into whatever it is given.
-    """
-    before = model.generation_config
-    ends = end_tokens(model, tokenizer)
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    try:
-        yield
-    finally:
-        model.generation_config = before
-
-
-def finish(tokenizer: PreTrainedTokenizerBase, tokens: list[int], *, ends: Sequence[int]) -> Response:
+def finish(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], *, ends: Sequence[int]) -> Response:
     """Cut a row of new tokens at its first end token and decode it."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), None)
-    ended = stop is not None
-    kept = tokens[:stop]
-    text = tokenizer.decode(kept, skip_special_tokens=True)
-    return Response(text, "eos" if ended else "length", len(kept) + ended, tuple(tokens[: len(kept) + ended]))
+    text = tokenizer.decode(tokens[:stop], skip_special_tokens=True)
+    if stop is None:
+        return Response(text, "length", len(tokens), tuple(tokens))
+    return Response(text, "eos", stop + 1, tuple(tokens[: stop + 1]))
 
 
 def generate_responses(
@@ -143,20 +154,18 @@ def generate_responses(
     seed: int = 0,
     batch_size: int | None = None,
     make_processors: MakeProcessors | None = None,
-    static: bool | None = None,
 ) -> list[Response]:
     """Respond to each instruction in the tokenizer's chat format; one Response each, in order.
 
-    ``temperature`` 0 is greedy; above it the noise is keyed by (``seed``, the row's id, step), so that a
-    row's text does not depend on batch, order or resumption (up to rounding of the logits); ``ids``
-    default to positions. Batches hold prompts of similar length; rows that have ended leave their batch; one that
-    does not fit into memory is halved. A ``batch_size`` of None is 128, on a GPU as many rows as its free memory takes by
-    ``tacit.decoding.slots.fitting_batch``, which also limits a larger one there. ``make_processors`` (see ``tacit.decoding.rules``) gets each batch's prompt mask. Works on any model that
+    ``temperature`` 0 is greedy. Above it the noise is keyed by (``seed``, the row's id, step), so that a row's text
+    does not depend on batch, order or resumption (up to rounding of the logits); ``ids`` default to positions.
+    ``make_processors`` (see ``tacit.decoding.rules``) gets each batch's prompt mask. Works on any model that
     ``generate`` knows, ``tacit.models.experts.Experts`` included.
 
-    ``static`` decodes in the slots of ``tacit.decoding.slots`` instead of by ``generate``: equal texts, up to rounding. None does so on
-    a GPU where it can, that is without processors and for the models that ``tacit.decoding.slots.obstacle`` lets pass. Raises
-    TacitError for impossible settings, and when one row does not fit into memory.
+    A ``batch_size`` of None is 128. On a GPU it is what ``fitting_batch`` finds room for, which also limits a larger
+    one. Batches hold prompts of similar length, and one that does not fit into memory is halved. A GPU decodes in
+    slots, by ``decode_rows``, where ``obstacle`` finds nothing against it and there are no processors: equal texts, up
+    to rounding. Raises TacitError for impossible settings, and when one row does not fit into memory.
     """
     if temperature < 0 or not 0 < top_p <= 1:
         raise TacitError(f"temperature must be at least 0 and top_p in (0, 1]; got {temperature} and {top_p}")
@@ -165,40 +174,24 @@ def generate_responses(
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
     prompts = [encode_prompt(tokenizer, text) for text in instructions]
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    ends = end_tokens(model, tokenizer)
     on_gpu = model.device.type == "cuda"
     if on_gpu and prompts:
         longest, free = max(map(len, prompts)), free_memory(model.device)
         room = fitting_batch(model, prompt_tokens=longest, max_new_tokens=max_new_tokens, free_bytes=free)
         batch_size = min(room, batch_size or room)
     batch_size = batch_size or 128
-    if static and make_processors is not None:
-        raise TacitError("static=True takes no logits processors: leave static or make_processors out")
-    if static if static is not None else on_gpu and make_processors is None and obstacle(model) is None:
-        ends = end_tokens(model, tokenizer)
+
+    def decode(left: list[int], batch_size: int, tokens: dict[int, list[int]]) -> None:
+        batch = left[:batch_size]
+        texts, names = [prompts[i] for i in batch], [row_ids[i] for i in batch]
+        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "make_processors": make_processors}
+        with plain_generation(model, tokenizer):
+            tokens.update(zip(batch, _generate_batch(model, tokenizer, texts, names, **options), strict=True))
+
+    if on_gpu and make_processors is None and obstacle(model) is None:
         limits = [max_new_tokens] * len(prompts)
         rows = decode_rows(model, prompts, row_ids=row_ids, limits=limits, ends=ends, batch_size=batch_size, **sampling)
-        return [finish(tokenizer, row, ends=ends) for row in rows]
-    todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    responses: dict[int, Response] = {}
-    while todo:
-        batch = todo[:batch_size]
-        try:
-            with plain_generation(model, tokenizer):
-                done = _generate_batch(
-                    model,
-                    tokenizer,
-                    [prompts[i] for i in batch],
-                    [row_ids[i] for i in batch],
-                    max_new_tokens=max_new_tokens,
-                    sampling=sampling,
-                    make_processors=make_processors,
-                )
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise TacitError(NO_ROOM) from None
-            torch.cuda.empty_cache()
-            batch_size = len(batch) // 2
-            continue
-        responses.update(zip(batch, done, strict=True))
-        todo = todo[len(batch) :]
-    return [responses[i] for i in range(len(prompts))]
+    else:
+        rows = decode_within_memory(decode, prompts, batch_size=batch_size)
+    return [finish(tokenizer, row, ends=ends) for row in rows]

@@ -33,8 +33,8 @@ def resolve_tokens(
     ids: dict[str, list[int]] = {}
     for token, index in tokenizer.get_vocab().items():
         ids.setdefault(surface(token), []).append(index)
-    found = {index: score for text, score in scores.items() for index in ids.get(text, [])}
-    return found, [text for text in scores if text not in ids]
+    by_id = {index: score for text, score in scores.items() for index in ids.get(text, [])}
+    return by_id, [text for text in scores if text not in ids]
 
 
 class EndRamp(LogitsProcessor):
@@ -64,9 +64,8 @@ class EndRamp(LogitsProcessor):
 class TokenBias(LogitsProcessor):
     """Rule 2: add a constant to each of a few tokens at every step, ``scores_by_id``, in nats.
 
-    Source: Hewitt et al. (2024, section 6; its tokens and scores for Llama-2 are in Table 8). Scores [B, V] in, a new tensor [B, V]
-    out. It looks at no token of the prompt or the response, does not normalise, has no tokens of its own, takes none as text
-    (``resolve_tokens``) and does not check that the ids are of the vocabulary.
+    ``resolve_tokens`` makes the ids from strings. Source: Hewitt et al. (2024, section 6; its tokens and scores for
+    Llama-2 are in Table 8).
     """
 
     def __init__(self, scores_by_id: Mapping[int, float]):
@@ -112,9 +111,9 @@ def make_rules(
 ) -> MakeProcessors:
     """The chosen ``rules`` for ``generate_responses``: a function from a batch's prompt mask to processors.
 
-    The weights' defaults are the paper's (Table 8); the uniform rule's tokens belong to a vocabulary and must be
-    given (``resolve_tokens`` reports those that do not resolve). Raises TacitError for an unknown rule, for a uniform
-    rule without tokens, and for rule tokens that are no token of this vocabulary unless ``allow_unresolved``.
+    The weights' defaults are the paper's (Table 8). The uniform rule's tokens belong to a vocabulary and must be given.
+    Raises TacitError for an unknown rule, for a uniform rule without tokens, and, unless ``allow_unresolved``, for rule
+    tokens that are no token of this vocabulary.
     """
     unknown = set(rules) - {"end", "uniform", "diversity"}
     if unknown:
@@ -123,20 +122,19 @@ def make_rules(
         raise TacitError("the uniform rule needs uniform_tokens: token strings with their scores")
     biases, unresolved = resolve_tokens(tokenizer, uniform_tokens or {})
     if unresolved and not allow_unresolved:
-        raise TacitError(
-            f"rule tokens that are no single token of this tokenizer: {', '.join(map(repr, unresolved))}; drop or respell them"
-        )
+        tokens = ", ".join(map(repr, unresolved))
+        raise TacitError(f"rule tokens that are no single token of this tokenizer: {tokens}; drop or respell them")
 
     def make(prompt_mask: Tensor) -> list[LogitsProcessor]:
-        made: list[LogitsProcessor] = []
+        processors: list[LogitsProcessor] = []
         if "end" in rules:
             ramp = {"weight": end_weight, "horizon": end_horizon, "after": end_after}
-            made.append(EndRamp(eos_token_id=tokenizer.eos_token_id, prompt_width=prompt_mask.shape[1], **ramp))
+            processors.append(EndRamp(eos_token_id=tokenizer.eos_token_id, prompt_width=prompt_mask.shape[1], **ramp))
         if "uniform" in rules and biases:
-            made.append(TokenBias(biases))
+            processors.append(TokenBias(biases))
         if "diversity" in rules:
-            made.append(Diversity(prompt_mask=prompt_mask, weight=diversity_weight, scope=diversity_scope))
-        return made
+            processors.append(Diversity(prompt_mask=prompt_mask, weight=diversity_weight, scope=diversity_scope))
+        return processors
 
     return make
 
@@ -150,11 +148,11 @@ def token_changes(
     make_processors: MakeProcessors,
     max_new_tokens: int,
 ) -> pd.DataFrame:
-    """What the rules changed while the adapted model responds greedily to ``instruction``, one row per token.
+    """What the rules change while the adapted model responds greedily to ``instruction``: one row per token.
 
-    Columns: ``step``; ``token``, the one chosen; ``base would say``, the base model's own choice after the same
-    tokens; ``base``, ``adapted``, the chosen token's log-probability (nats) without and with the rules; ``change``. The
-    response's text is in the table's ``attrs``.
+    Columns: ``step``; ``token``, the one chosen; ``base would say``, the base model's own choice after the same tokens;
+    ``base`` and ``adapted``, the chosen token's log-probability (nats) without and with the rules; ``change``, their
+    difference. The response's text is in the table's ``attrs``.
     """
     ids = torch.tensor([encode_prompt(tokenizer, instruction)], device=model.device)  # [1, W]
     mask = torch.ones_like(ids)

@@ -27,11 +27,11 @@ def sample_tokens(scores: Tensor, noise: Tensor, *, temperature: float = 1.0, to
 
 
 def sample_in_blocks(scores: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """The same law from float32 ``scores`` [B, V], which it overwrites, with little other memory: token ids [B].
+    """The same law from float32 ``scores`` [B, V], which are overwritten, with little other memory: token ids [B].
 
-    First the block of 256 tokens that holds the number, then the token in it: float64 is made for the sums of blocks and
-    for one block a row, never [B, V]. Equals ``sample_tokens`` but where the number lies within float32's rounding of an
-    edge between two tokens. No nucleus.
+    It finds the block of 256 tokens that holds the number, then the token in it: float64 is made for the sums of blocks
+    and for one block a row, never [B, V]. It equals ``sample_tokens`` except where the number lies within float32's
+    rounding of an edge between two tokens. It knows no ``top_p``.
     """
     rows, vocabulary = scores.shape
     n = vocabulary // BLOCK
@@ -47,6 +47,6 @@ def sample_in_blocks(scores: Tensor, noise: Tensor, *, temperature: float = 1.0)
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """Where [B, n] first exceeds ``target`` [B, 1]; the last place that adds anything, should rounding leave none: [B, 1]."""
+    """Where [B, n] first exceeds ``target`` [B, 1]; if rounding leaves none, the last place that adds anything: [B, 1]."""
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

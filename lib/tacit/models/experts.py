@@ -1,8 +1,7 @@
 """Several causal language models decoded as one, and the rules that combine their logits.
 
-Combiners are pure functions of logits tensors, [batch, time, vocabulary] each. ``Experts`` runs its
-models on the same tokens and returns the combination as its own logits, so that everything that
-``generate`` knows works on it unchanged.
+Combiners are pure functions of logits tensors, [batch, time, vocabulary] each. ``Experts`` runs its models on the same
+tokens and returns the combination as its own logits, so that all that ``generate`` knows works on it unchanged.
 """
 
 from __future__ import annotations
@@ -10,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from tacit.models.memory import layer_types
 
 Combiner = Callable[..., Tensor]
 
@@ -22,8 +24,8 @@ Combiner = Callable[..., Tensor]
 def plausible(logits: Tensor, *, alpha: float) -> Tensor:
     """Log-probabilities with -inf where p < ``alpha`` max p: the tokens that a model itself finds plausible.
 
-    ``alpha`` 0 leaves all, 1 only the likeliest. Not normalised again. Logits [..., V] in, float32 [..., V] out. Source:
-    contrastive decoding (Li et al. 2022, eq. 3).
+    ``alpha`` 0 leaves all tokens, 1 only the likeliest. What is left is not normalised again. Logits [..., V] in,
+    float32 [..., V] out. Source: contrastive decoding (Li et al. 2022, eq. 3).
     """
     log_p = torch.log_softmax(logits.float(), dim=-1)
     if not alpha:
@@ -37,10 +39,10 @@ def contrast(
 ) -> Tensor:
     """Contrastive scores of the next token: log p_expert - beta log p_amateur on the expert's ``plausible`` tokens.
 
-    The others score -inf. ``beta`` 0 leaves the expert (mask aside). Tokens in ``exempt`` (the end tokens, say) keep the
-    expert's probability among the plausible tokens, and the others share the rest in proportion to their contrast; the released
-    decoder exempts none. Logits [..., V] in, float32 scores [..., V] out, to be sampled from as logits. Source: CoDIT
-    (Ichinose et al. 2026, its released decoder).
+    The other tokens score -inf. ``beta`` 0 leaves the expert with its mask. Tokens in ``exempt`` (the end tokens, say)
+    keep the expert's probability among the plausible tokens, and the others share the rest in proportion to their
+    contrast. The released decoder exempts none. Logits [..., V] in, float32 scores [..., V] out, to be sampled from as
+    logits. Source: CoDIT (Ichinose et al. 2026, its released decoder).
     """
     scores = log_expert = plausible(expert, alpha=alpha)
     if beta:
@@ -49,10 +51,10 @@ def contrast(
     if not exempt:
         return scores
     index = torch.tensor(sorted(set(exempt)), device=scores.device)
-    kept = torch.log_softmax(log_expert, dim=-1)[..., index]  # [..., exempt]
+    own = torch.log_softmax(log_expert, dim=-1)[..., index]  # [..., exempt]
     others = torch.log_softmax(scores.index_fill(-1, index, -torch.inf), dim=-1)  # NaN where no other is plausible
-    left = torch.log1p(-kept.exp().sum(dim=-1, keepdim=True).clamp(max=1.0))  # log of what the others share
-    return (others.nan_to_num(nan=-torch.inf, neginf=-torch.inf) + left).index_copy(-1, index, kept)
+    left = torch.log1p(-own.exp().sum(dim=-1, keepdim=True).clamp(max=1.0))  # log of what the others share
+    return (others.nan_to_num(nan=-torch.inf, neginf=-torch.inf) + left).index_copy(-1, index, own)
 
 
 PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
@@ -61,11 +63,11 @@ PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
 def contrast_lean(
     expert: Tensor, amateur: Tensor | None, *, alpha: float = 0.1, beta: float = 1.0, exempt: Sequence[int] = ()
 ) -> Tensor:
-    """``contrast`` up to one constant a row, which sampling does not see, with one float32 [..., V] and its boolean mask.
+    """``contrast`` up to one constant a row, which sampling does not see, in one float32 [..., V] and its boolean mask.
 
-    The mask needs only the expert's largest logit, and both models' normalisers are constants: so nothing is normalised. With
-    ``exempt`` the result is ``contrast``'s own; with ``beta`` 0 there need be no amateur. Holds nothing that a CUDA graph cannot. Logits [..., V] in, which stay as they
-    are, float32 scores [..., V] out.
+    The mask needs only the expert's largest logit, and both models' normalisers are constants: so nothing is
+    normalised. With ``exempt`` the result is ``contrast``'s own. With ``beta`` 0 there need be no amateur. A CUDA graph
+    can capture it. Logits [..., V] in, which stay as they are, float32 scores [..., V] out.
     """
     scores = expert.to(torch.float32, copy=True)
     least = scores.amax(dim=-1, keepdim=True) + math.log(alpha) if alpha else -torch.finfo(torch.float32).max
@@ -81,65 +83,26 @@ def contrast_lean(
         sums = [piece(slice(i, i + PIECE)).logsumexp(dim=-1, keepdim=True) for i in pieces]
         return torch.cat(sums, dim=-1).logsumexp(dim=-1, keepdim=True)
 
-    own = sorted(set(exempt))
-    kept = torch.stack([expert[..., i].float().masked_fill(out[..., i], -torch.inf) for i in own], dim=-1)
-    kept -= total(lambda part: expert[..., part].float().masked_fill(out[..., part], -torch.inf))
-    for i in own:
+    tokens = sorted(set(exempt))
+    own = torch.stack([expert[..., i].float().masked_fill(out[..., i], -torch.inf) for i in tokens], dim=-1)
+    own -= total(lambda part: expert[..., part].float().masked_fill(out[..., part], -torch.inf))
+    for i in tokens:
         scores[..., i].fill_(-torch.inf)
     scores.sub_(total(lambda part: scores[..., part])).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
-    scores.add_(torch.log1p(-kept.exp().sum(dim=-1, keepdim=True).clamp(max=1.0)))
-    for place, i in enumerate(own):
-        scores[..., i].copy_(kept[..., place])
+    scores.add_(torch.log1p(-own.exp().sum(dim=-1, keepdim=True).clamp(max=1.0)))
+    for place, i in enumerate(tokens):
+        scores[..., i].copy_(own[..., place])
     return scores
 
 
 def lean(combine: Combiner) -> Combiner:
-    """``contrast_lean`` with the settings of ``combine`` where that is ``contrast`` or ``plausible``; any other combiner as it is."""
+    """``contrast_lean`` in place of ``contrast`` or ``plausible``, with its settings; any other combiner as it is."""
     if isinstance(combine, partial) and not combine.args:
         if combine.func is contrast:
             return partial(contrast_lean, **combine.keywords)
         if combine.func is plausible:
             return partial(contrast_lean, amateur=None, beta=0.0, **combine.keywords)
     return contrast_lean if combine is contrast else combine
-
-
-def product_of_experts(*logits: Tensor) -> Tensor:
-    """Unnormalised log of the product of the experts' distributions: the sum of their log-probabilities.
-
-    Source: Hewitt et al. (2024, section 6). Logits [..., V] in, float32 scores [..., V] out.
-    """
-    return torch.stack([torch.log_softmax(z.float(), dim=-1) for z in logits]).sum(dim=0)
-
-
-def weighted_sum(*logits: Tensor, weights: Sequence[float]) -> Tensor:
-    """Sum of the models' logits, each with its weight; float32 scores [..., V] out.
-
-    DExperts (Liu et al. 2021) is base, expert, anti-expert with weights (1, a, -a); proxy-tuning (Liu et
-    al. 2024) is large base, small tuned, small base with weights (1, 1, -1). Raises ValueError for another number of weights than of models.
-    """
-    if len(weights) != len(logits):
-        raise ValueError(f"{len(logits)} models need as many weights, not {len(weights)}")
-    return sum(w * z.float() for w, z in zip(weights, logits, strict=True))
-
-
-def layer_types(config: PreTrainedConfig) -> list[str]:
-    """The kind of cache that each layer needs, as transformers names it: ``full_attention``, ``sliding_attention``, ..."""
-    text = config.get_text_config(decoder=True)
-    kind = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
-    return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)
-
-
-def head_width(config: PreTrainedConfig) -> int:
-    """The width of one attention head."""
-    text = config.get_text_config(decoder=True)
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-
-
-def layer_bytes(config: PreTrainedConfig, itemsize: int) -> int:
-    """Bytes of one token's keys and values in one layer, numbers of ``itemsize`` bytes: 2 x heads that have their own x their width."""
-    text = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return 2 * heads * head_width(text) * itemsize
 
 
 class ExpertsConfig(PreTrainedConfig):
@@ -159,7 +122,7 @@ def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
     if len(windows) > 1:
         raise ValueError(f"models with different sliding windows cannot share a cache: {sorted(windows)}")
     first = configs[0]
-    config = ExpertsConfig(
+    return ExpertsConfig(
         vocab_size=first.vocab_size,
         num_hidden_layers=len(types),
         layer_types=types,
@@ -171,16 +134,15 @@ def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
         eos_token_id=first.eos_token_id,
         pad_token_id=first.pad_token_id,
     )
-    return config
 
 
 class Experts(PreTrainedModel, GenerationMixin):
     """N causal language models run on the same tokens, whose logits ``combine`` turns into one.
 
-    ``combine`` takes one logits tensor [batch, time, vocabulary] per model, in order, and returns the
-    composite's. The models share one key-value cache, of which each sees its own layers: dynamic and
-    static caches and ragged left-padded batches work as with a single model. The composite cannot be
-    trained or saved: keep the models themselves.
+    ``combine`` takes one logits tensor [batch, time, vocabulary] per model, in order, and returns the composite's. The
+    models share one key-value cache, of which each sees its own layers. Dynamic and static caches and ragged
+    left-padded batches work as with a single model. The composite cannot be trained or saved: keep the models
+    themselves.
     """
 
     config_class = ExpertsConfig
@@ -204,12 +166,11 @@ class Experts(PreTrainedModel, GenerationMixin):
         if cache is None:
             return [None] * len(self.experts)
         counts = [len(layer_types(m.config)) for m in self.experts]
-        ends = [sum(counts[: i + 1]) for i in range(len(counts))]
-        if len(cache.layers) < ends[-1]:
-            raise ValueError(
-                f"the cache has {len(cache.layers)} layers and the models {ends[-1]}: make it from the composite's config"
-            )
-        return [Cache(layers=cache.layers[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+        layers = iter(cache.layers)
+        if len(cache.layers) < sum(counts):
+            message = f"the cache has {len(cache.layers)} layers and the models {sum(counts)}"
+            raise ValueError(f"{message}: make it from the composite's config")
+        return [Cache(layers=list(islice(layers, n))) for n in counts]
 
     @staticmethod
     def create_masks_for_generate(*, attention_mask: Tensor | None, **kwargs) -> Tensor | None:
@@ -226,11 +187,11 @@ class Experts(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """Run every model on ``input_ids`` [batch, time] and combine their logits: [batch, kept, vocabulary].
+        """Run every model on ``input_ids`` [batch, time] and combine their logits: [batch, times kept, vocabulary].
 
-        ``attention_mask`` [batch, past + time] covers the cached tokens too. ``logits_to_keep`` is transformers': the last so many
-        times, or those of a tensor [kept]; 0 keeps all. Further arguments are ignored, labels too: there is no loss. Raises ValueError
-        where a cache is wanted and none is given, and as ``slices`` does.
+        ``attention_mask`` covers the cached tokens too. ``logits_to_keep`` is transformers': how many of the last times
+        keep their logits, or a tensor of times; 0 keeps all. Further arguments are ignored, labels too: there is no
+        loss. Raises ValueError where a cache is wanted and none is given, and as ``slices`` does.
         """
         if use_cache and past_key_values is None:
             raise ValueError("pass a cache made from the composite's config, or use_cache=False")
@@ -246,3 +207,8 @@ class Experts(PreTrainedModel, GenerationMixin):
             for model, cache in zip(self.experts, self.slices(past_key_values), strict=True)
         ]
         return CausalLMOutputWithPast(logits=self.combine(*logits), past_key_values=past_key_values)
+
+
+def members(model: PreTrainedModel) -> list[PreTrainedModel]:
+    """The models of a composite, or the one model."""
+    return list(model.experts) if isinstance(model, Experts) else [model]

@@ -12,7 +12,8 @@ from tacit.support.keyed import fingerprint
 def weights_key(name: str, revision: str | None = None) -> dict:
     """What identifies a checkpoint: the hash of its folder, or its hub id and the commit that it resolves to.
 
-    Raises TacitError as ``model_folder`` does; transformers' own OSError or ValueError for a hub id whose configuration does not load.
+    Raises TacitError as ``model_folder`` does; transformers' own OSError or ValueError for a hub id whose configuration
+    does not load.
     """
     folder = model_folder(name)
     if folder is not None:

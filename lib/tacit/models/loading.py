@@ -65,9 +65,9 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model for evaluation from a folder or the hub.
 
-    ``dtype`` is ``float32``, ``bfloat16``, ``float16``, or ``auto`` (as saved); ``device`` defaults to CUDA when there is one.
-    Reads safetensors only and never runs a repository's code. Raises TacitError when the checkpoint is
-    missing, incomplete or corrupt.
+    ``dtype`` is ``float32``, ``bfloat16``, ``float16``, or ``auto`` (as saved); ``device`` defaults to CUDA when there
+    is one. Reads safetensors only and never runs a repository's code. Raises TacitError when the checkpoint is missing,
+    incomplete or corrupt.
     """
     if dtype not in DTYPES:
         raise TacitError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")

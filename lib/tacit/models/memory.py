@@ -1,6 +1,6 @@
 """How large models are: parameters, bytes of keys and values, bytes of training. From configurations alone.
 
-No weights are read: a model is built from its configuration on torch's meta device, where tensors have shapes and no memory.
+No weights are read: a model is built from its configuration on torch's meta device, where tensors hold no memory.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
-from tacit.models.experts import layer_bytes, layer_types
-
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
 PROMPT = 512  # tokens that a prompt is taken to have beside max_new_tokens
 
 
@@ -26,39 +22,59 @@ class Size(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Something that a notebook does on the GPU: ``fixed`` bytes, and ``row`` bytes more for each row decoded together."""
+    """Something that a notebook does on the GPU: ``fixed`` bytes, and ``row`` more for each row decoded together."""
 
     what: str
     fixed: int
     row: int = 0
 
 
+def layer_types(config: PreTrainedConfig) -> list[str]:
+    """The kind of cache that each layer needs: ``full_attention``, ``sliding_attention``, or another of transformers'."""
+    text = config.get_text_config(decoder=True)
+    kind = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)
+
+
+def head_width(config: PreTrainedConfig) -> int:
+    """The width of one attention head."""
+    text = config.get_text_config(decoder=True)
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def layer_bytes(config: PreTrainedConfig, itemsize: int) -> int:
+    """Bytes of one token's keys and values in one layer: 2 x key-value heads x their width x ``itemsize``."""
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * heads * head_width(text) * itemsize
+
+
 def count_parameters(config: PreTrainedConfig, *, encoder: bool = False) -> int:
-    """How many parameters a causal language model (or a sentence ``encoder``) of this configuration has; tied ones count once."""
+    """How many parameters a causal language model (or a sentence ``encoder``) has. Tied ones count once."""
     with torch.device("meta"):
         model = (AutoModel if encoder else AutoModelForCausalLM).from_config(config, trust_remote_code=False)
     return sum(p.numel() for p in model.parameters())
 
 
 def kv_cache_bytes(config: PreTrainedConfig, *, rows: int, tokens: int, dtype: str) -> int:
-    """Keys and values of ``rows`` rows of ``tokens`` tokens: 2 x heads that have their own x their width x tokens, over all layers.
+    """Bytes of the keys and values of ``rows`` rows of ``tokens`` tokens, over all layers.
 
     Layers with a sliding window keep no more tokens than it holds. What an allocator adds is not counted.
     """
     text = config.get_text_config(decoder=True)
-    kept = sum(
-        tokens if kind == "full_attention" else min(tokens, text.sliding_window or tokens) for kind in layer_types(text)
-    )
-    return layer_bytes(text, BYTES[dtype]) * kept * rows
+    within = min(tokens, getattr(text, "sliding_window", None) or tokens)
+    held = sum(tokens if kind == "full_attention" else within for kind in layer_types(text))
+    return layer_bytes(text, BYTES[dtype]) * held * rows
 
 
 def training_bytes(size: Size, *, dtype: str, micro_batch: int, max_length: int) -> int:
-    """What ``finetuning.finetune`` holds: weights, gradients and Adam's two moments in ``dtype``, and a micro-batch's activations.
+    """Bytes that ``finetune`` holds: weights, gradients and Adam's two moments in ``dtype``, and activations.
 
-    So 16 bytes per parameter in float32 and 8 in bfloat16. Activations are recomputed, so that of each layer its input is kept, in
-    float32 (or ``dtype``), and the logits, as they are (2 bytes), in float32 and as log-probabilities; ``micro_batch`` examples of
-    ``max_length`` tokens that all bear loss, the most there can be. One layer's own activations and fragmentation are not counted,
-    nor, where ``micro_batch`` is the whole batch, that nothing is recomputed then.
+    The first four are 16 bytes per parameter in float32 and 8 in bfloat16. Activations are those of ``micro_batch``
+    examples of ``max_length`` tokens that all bear loss, the most there can be. They are recomputed, so that each layer
+    keeps its input, in ``dtype``; the logits take 2 bytes as they are, 4 in float32 and 4 as log-probabilities. Not
+    counted are one layer's own activations and fragmentation, nor that nothing is recomputed where ``micro_batch`` is
+    the whole batch.
     """
     text = size.config.get_text_config(decoder=True)
     inputs = text.hidden_size * text.num_hidden_layers * BYTES[dtype]

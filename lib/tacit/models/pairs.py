@@ -9,24 +9,21 @@ from tacit.support.errors import TacitError
 
 
 def check_vocabularies(expert_tokenizer: PreTrainedTokenizerBase, amateur_tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise TacitError, naming the first difference, unless two tokenizers have one vocabulary and begin a sequence the same way."""
+    """Raise TacitError, naming the first difference, unless two tokenizers share their vocabulary and beginning."""
     a, b = expert_tokenizer.get_vocab(), amateur_tokenizer.get_vocab()
     for token, index in sorted(a.items(), key=lambda pair: pair[1]):
         if b.get(token) != index:
             other = "is missing" if token not in b else f"has id {b[token]}"
-            raise TacitError(
-                f"the pair's vocabularies differ: token {token!r} has id {index} in the expert and {other} in the amateur"
-            )
+            difference = f"token {token!r} has id {index} in the expert and {other} in the amateur"
+            raise TacitError(f"the pair's vocabularies differ: {difference}")
     extra = sorted(set(b) - set(a), key=b.get)
     if extra:
-        raise TacitError(
-            f"the pair's vocabularies differ: token {extra[0]!r} (id {b[extra[0]]}) is only in the amateur"
-        )
+        difference = f"token {extra[0]!r} (id {b[extra[0]]}) is only in the amateur"
+        raise TacitError(f"the pair's vocabularies differ: {difference}")
     left, right = expert_tokenizer.bos_token_id, amateur_tokenizer.bos_token_id
     if left != right:
-        raise TacitError(
-            f"the pair's special tokens differ: bos_token_id is {left} in the expert and {right} in the amateur"
-        )
+        difference = f"bos_token_id is {left} in the expert and {right} in the amateur"
+        raise TacitError(f"the pair's special tokens differ: {difference}")
 
 
 def check_widths(expert: int, amateur: int) -> None:
@@ -43,8 +40,9 @@ def check_pair(
 ) -> None:
     """Raise TacitError, naming the first difference, unless two models can score the same tokens.
 
-    They need the same vocabulary, the same beginning of a sequence and logits of the same width. Their ends may differ, as those of a
-    base model and its chat model often do: the prompt's format and the end of a response are the expert's.
+    They need the same vocabulary, the same beginning of a sequence and logits of the same width. Their ends may differ,
+    as those of a base model and its chat model often do: the prompt's format and the end of a response are the
+    expert's.
     """
     check_vocabularies(expert_tokenizer, amateur_tokenizer)
     check_widths(*(m.get_output_embeddings().weight.shape[0] for m in (expert, amateur)))

@@ -8,8 +8,9 @@ import torch
 from conftest import make_model
 from scipy import stats
 from tacit.decoding import generation
-from tacit.decoding.generation import generate_responses, sample_tokens
+from tacit.decoding.generation import generate_responses
 from tacit.decoding.rules import make_rules
+from tacit.decoding.sampling import sample_tokens
 from tacit.models.chat import encode_prompt
 from tacit.models.experts import Experts, contrast
 from tacit.support.errors import TacitError
@@ -81,8 +82,8 @@ def test_first_tokens_of_a_composite_follow_the_masked_contrast(tiny, tokenizer)
     law = torch.where(p >= alpha * p.max(), p / q**beta, 0.0)
     law = (law / law.sum()).tolist()
     pair = Experts(tiny, amateur, combine=partial(contrast, alpha=alpha, beta=beta))
-    said = generate_responses(pair, tokenizer, ["Hi"] * n, max_new_tokens=1, temperature=1.0, batch_size=300)
-    counts = [sum(r.tokens == (i,) for r in said) for i in range(len(law))]
+    responses = generate_responses(pair, tokenizer, ["Hi"] * n, max_new_tokens=1, temperature=1.0, batch_size=300)
+    counts = [sum(r.tokens == (i,) for r in responses) for i in range(len(law))]
     assert all(law[i] for i, count in enumerate(counts) if count)
     likely = sorted(range(len(law)), key=law.__getitem__)[-6:]
     rest = 1 - sum(law[i] for i in likely)
@@ -196,9 +197,8 @@ def test_no_setting_of_a_checkpoint_changes_the_texts(tiny, tokenizer, settings,
 
 
 def test_nothing_to_generate_is_refused(tiny, tokenizer):
-    for static in (None, True):
-        with pytest.raises(TacitError, match="max_new_tokens must be at least 1, not 0"):
-            generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=0, static=static)
+    with pytest.raises(TacitError, match="max_new_tokens must be at least 1, not 0"):
+        generate_responses(tiny, tokenizer, PROMPTS, max_new_tokens=0)
 
 
 def one_at_a_time(model, tokenizer, instruction, row_id, *, ends, temperature, make_processors, max_new_tokens, seed):

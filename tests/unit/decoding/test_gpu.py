@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 import torch
 from conftest import CONFIGS, SIZE, make_model
+from tacit.decoding.capacity import fitting_batch
 from tacit.decoding.generation import generate_responses
 from tacit.decoding.sampling import sample_in_blocks
-from tacit.decoding.slots import Slots, decode_rows, fitting_batch
+from tacit.decoding.slots import Slots, decode_rows
 from tacit.models.experts import Experts, contrast, contrast_lean
 from tacit.models.loading import attention
 from tacit.training.finetuning import collate
@@ -46,12 +47,12 @@ def test_tokens_on_the_gpu_are_those_of_the_processor(prompts, architecture, tem
 def test_graphs_of_a_bf16_step_say_what_the_eager_step_says(prompts, top_p, exempt):
     pair = make_pair(CONFIGS["llama"]).to("cuda", torch.bfloat16)
     pair.combine = partial(contrast, alpha=0.1, beta=0.7, exempt=exempt)
-    said = []
+    rows = []
     for graphs in (True, False):
         slots = Slots(pair, slots=9, capacity=60, temperature=1.0, top_p=top_p, graphs=graphs)
         for seed in (0, 1):  # the second reuses what the first captured
-            said.append(slots.decode(prompts, limits=LIMITS, row_ids="abcdefghi", seed=seed))
-    assert said[0] == said[2] and said[1] == said[3] and said[0] != said[1]
+            rows.append(dict(slots.decode(prompts, limits=LIMITS, row_ids="abcdefghi", seed=seed)))
+    assert rows[0] == rows[2] and rows[1] == rows[3] and rows[0] != rows[1]
 
 
 def test_responses_on_the_gpu_are_those_of_the_processor(tiny, tokenizer):
@@ -61,7 +62,8 @@ def test_responses_on_the_gpu_are_those_of_the_processor(tiny, tokenizer):
     expected = generate_responses(pair, tokenizer, texts, **options)
     pair.to("cuda")
     assert generate_responses(pair, tokenizer, texts, **options) == expected
-    assert generate_responses(pair, tokenizer, texts, static=False, **options) == expected
+    by_generate = generate_responses(pair, tokenizer, texts, make_processors=lambda mask: [], **options)
+    assert by_generate == expected
 
 
 def test_scores_in_bf16_are_near_those_in_float32(prompts):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import CONFIGS, VOCABULARY, make_model
-from tacit.models.experts import Experts, contrast, plausible, product_of_experts, weighted_sum
+from tacit.models.experts import Experts, contrast, plausible
 from transformers import LlamaConfig
 
 CONTRAST = partial(contrast, alpha=0.1, beta=1.0)
@@ -55,7 +55,11 @@ def test_greedy_equals_the_loop_without_cache(architecture, cache, prompts):
 def test_three_models_of_different_depth_decode_as_one(prompts):
     deep = LlamaConfig(**(CONFIGS["llama"].to_dict() | {"num_hidden_layers": 3}))
     models = [make_model(c, seed=s) for s, c in enumerate((CONFIGS["llama"], deep, CONFIGS["llama"]))]
-    proxy = partial(weighted_sum, weights=(1.0, 1.0, -1.0))
+
+    def proxy(large, tuned, small):
+        """Proxy-tuning (Liu et al. 2024)."""
+        return large + tuned - small
+
     expected = [greedy_reference(models, proxy, p, 12) for p in prompts]
     got = decode(Experts(*models, combine=proxy), prompts, 12)
     assert [row[: len(e)] for row, e in zip(got, expected, strict=True)] == expected
@@ -75,7 +79,6 @@ def test_a_uniform_second_expert_changes_nothing(prompts):
     expert, uniform = (make_model(CONFIGS["llama"], seed=s) for s in (1, 2))
     with torch.no_grad():
         uniform.lm_head.weight.zero_()
-    assert decode(Experts(expert, uniform, combine=product_of_experts), prompts, 20) == decode(expert, prompts, 20)
     assert decode(Experts(expert, uniform, combine=CONTRAST), prompts, 20) == decode(expert, prompts, 20)
 
 
@@ -136,16 +139,6 @@ def test_exempt_tokens_at_the_edges():
     torch.testing.assert_close(implausible, torch.tensor([0.0, -torch.inf, -torch.inf]))
     certain = contrast(torch.tensor([0.0, -200.0]), torch.zeros(2), alpha=0.0, exempt=[0])  # probability 1 in float32
     assert certain[0] == 0.0 and not certain.isnan().any()
-
-
-def test_product_and_weighted_sum_by_hand():
-    a, b = torch.tensor([0.7, 0.3]), torch.tensor([0.2, 0.8])
-    product = torch.softmax(product_of_experts(a.log(), b.log()), dim=-1)
-    torch.testing.assert_close(product, torch.tensor([0.14, 0.24]) / 0.38)
-    z = [torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]), torch.tensor([1.0, -1.0])]
-    torch.testing.assert_close(weighted_sum(*z, weights=(1.0, 2.0, -2.0)), torch.tensor([0.0, 4.0]))
-    with pytest.raises(ValueError, match="as many weights"):
-        weighted_sum(*z, weights=(1.0,))
 
 
 def test_half_precision_logits_are_combined_in_float32():

@@ -6,7 +6,7 @@ import torch
 from conftest import CONFIGS, make_model
 from tacit.data.instructions import encode_example
 from tacit.models.chat import encode_prompt, render_prompt
-from tacit.models.experts import Experts, product_of_experts
+from tacit.models.experts import Experts
 from tacit.scoring import likelihoods
 from tacit.scoring.likelihoods import draw_others, rank_response, ranking_table, response_likelihoods, token_log_ratios
 from tacit.support.errors import TacitError
@@ -93,7 +93,7 @@ def test_the_end_token_counts(tiny, tokenizer):
 def test_a_composite_of_a_model_with_itself_has_its_squared_distribution(tiny, tokenizer):
     one = response_likelihoods(Experts(tiny, combine=lambda z: z), tokenizer, PAIRS)
     np.testing.assert_allclose(one["summed"], response_likelihoods(tiny, tokenizer, PAIRS)["summed"], **CLOSE)
-    two = response_likelihoods(Experts(tiny, tiny, combine=product_of_experts), tokenizer, [("Hi", "")])
+    two = response_likelihoods(Experts(tiny, tiny, combine=torch.add), tokenizer, [("Hi", "")])
     ids = torch.tensor([tokenizer(render_prompt(tokenizer, "Hi"), add_special_tokens=False)["input_ids"]])
     with torch.no_grad():
         expected = torch.log_softmax(2 * tiny(ids).logits[0, -1], dim=-1)[tokenizer.eos_token_id]
