@@ -45,17 +45,17 @@ lab: $(VENV)/stamp ## open the notebooks in JupyterLab (LAB="--no-browser --port
 	$(VENV)/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 bench: $(VENV)/stamp ## measure speed ratios into outputs/bench (about five minutes on 2 idle cores)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit bench
+	HF_HUB_OFFLINE=1 $(RUN) tests/speed/bench.py
 
 gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outputs/bench/gpu-<device>.json (GPU=--dry-run: any machine)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part tests $(GPU)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part decoding --pair llama3.1-8b $(GPU)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part decoding --pair llama2-7b $(GPU)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit gpu --part training $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part tests $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part decoding --pair llama3.1-8b $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part decoding --pair llama2-7b $(GPU)
+	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part training $(GPU)
 
 table: $(VENV)/stamp ## write the tables of findings and of speed into README.md and docs/speed.md from outputs/
 	$(RUN) -m tacit table --profile micro --write README.md
-	$(RUN) -m tacit table --bench --write docs/speed.md
+	$(RUN) tests/speed/tables.py --write docs/speed.md
 
 site: $(VENV)/stamp ## render the notebooks, cards, parameters, speed and API into site/, executing nothing (opens from disk)
 	HF_HUB_OFFLINE=1 $(RUN) -m tacit site --profile micro
@@ -64,9 +64,11 @@ format: $(VENV)/stamp ## format code and notebooks
 	$(VENV)/bin/ruff check --fix lib tests notebooks
 	$(VENV)/bin/ruff format lib tests notebooks
 
-lint: $(VENV)/stamp ## check code and notebooks, changing nothing
+lint: $(VENV)/stamp ## check code, notebooks, types and spelling, changing nothing
 	$(VENV)/bin/ruff check lib tests notebooks
 	$(VENV)/bin/ruff format --check lib tests notebooks
+	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
 
 clean: ## empty the cache of trained models and generations (checkpoints of a pretraining stay); not during a run
 	rm -rf .cache/entries .cache/failed .cache/locks outputs/*/.staging-* outputs/*/*/.staging-* outputs/.*.lock outputs/*/.*.lock

@@ -1,6 +1,7 @@
 """Tiny models and a tiny tokenizer, made here: no download, no weights of the repository."""
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -63,9 +64,44 @@ def tokenizer(world):
     return train_tokenizer((t for _, t in itertools.islice(write_documents(world, seed=1), 1_500)), vocabulary_size=700)
 
 
+def llama_config(tokenizer, *, positions=256):
+    """A tiny Llama over ``tokenizer``'s vocabulary, with its special tokens, for rows of at most ``positions`` tokens."""
+    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": positions} | ids))
+
+
 @pytest.fixture
 def tiny(tokenizer):
     """A fresh random model over the tiny tokenizer's vocabulary."""
-    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": 256} | ids))
-    return make_model(config, seed=0)
+    return make_model(llama_config(tokenizer), seed=0)
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory):
+    """A folder for the cache, empty when the session begins; the processes of pytest-xdist share it.
+
+    Notebooks that tune the same model on the same examples make it once. The cache's own locks keep two apart.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+    return folder / "shared cache"
+
+
+@pytest.fixture
+def shared_cache(session_cache, monkeypatch):
+    """What this test computes is kept for the session, and what another test computed is found."""
+    monkeypatch.setenv("TACIT_CACHE", str(session_cache))
+    return session_cache
+
+
+@pytest.fixture(scope="session")
+def pair(tokenizer, tmp_path_factory):
+    """The folders of two tiny models, an expert and an amateur; a twelfth of the vocabulary ends a response."""
+    folders = {}
+    for seed, role in enumerate(("expert", "amateur")):
+        model = make_model(llama_config(tokenizer), seed=seed)
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(100, len(tokenizer), 12)]
+        folders[role] = str(tmp_path_factory.mktemp(role))
+        model.save_pretrained(folders[role])
+        tokenizer.save_pretrained(folders[role])
+    return folders

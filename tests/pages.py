@@ -4,9 +4,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+import processes
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = {ROOT: {".git", ".venv", ".cache"}, ROOT / "outputs": {"models", "smoke"}}
@@ -14,14 +15,15 @@ NAME = "12_my_finding"  # what the pages call a notebook that is yet to be writt
 
 
 def copy_repository(target, *, history=False):
-    """The repository in ``target``, with the same weights, an empty cache, and a ``.venv/bin/python`` that is this interpreter.
+    """The repository in ``target``: the same weights, an empty cache, and a ``.venv/bin/python`` that is this interpreter.
 
     With ``history``, its commits too, and one more of whatever is not committed here.
     """
 
     def ignore(folder, names):
-        made = {n for n in names if n in ("__pycache__", ".ipynb_checkpoints") or n.endswith((".egg-info", "-custom"))}
-        return made | {n for n in names if n.startswith(".staging-")} | LEFT_OUT.get(Path(folder), set())
+        results = {n for n in names if n in ("__pycache__", ".ipynb_checkpoints")}
+        results |= {n for n in names if n.endswith((".egg-info", "-custom")) or n.startswith(".staging-")}
+        return results | LEFT_OUT.get(Path(folder), set())
 
     shutil.copytree(ROOT, target, ignore=ignore)
     (target / "outputs/models").symlink_to(ROOT / "outputs/models")
@@ -53,25 +55,29 @@ def commands(text):
     spans = [
         " ".join(span.split("\n")) for span in re.findall(r"`([^`]+)`", re.sub(fence, "", text, flags=re.M | re.S))
     ]
-    found = []
+    arguments = []
     for code in [*fenced, *spans]:
         for rest in re.split(r"-m tacit\b(?!\.)", code)[1:]:
             words = shlex.shlex(rest, posix=True, punctuation_chars=True)  # ; && | > are words of their own
             words.whitespace_split = True
             words = list(words)
             end = next((i for i, word in enumerate(words) if set(word) <= set("();<>|&")), len(words))
-            found.append(words[:end])
-    return found
+            arguments.append(words[:end])
+    return arguments
 
 
-def perform(root, command, *, timeout=600):
-    """Run a block of shell commands in the copy, stopping at the first that fails; returns what they printed."""
+def perform(root, command, *, cache=None, timeout=600):
+    """Run a block of shell commands in the copy, stopping at the first that fails; returns what they printed.
+
+    With ``cache``, trained models and generations are looked for, and kept, in that folder instead of the copy's own.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TACIT_", "PYTEST_"))}
     environment |= {"PYTHONPATH": str(root / "lib"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(root / ".cache/hf")}
+    environment |= {"TACIT_CACHE": str(cache)} if cache else {}
     for who in ("AUTHOR", "COMMITTER"):
         environment |= {f"GIT_{who}_NAME": "A", f"GIT_{who}_EMAIL": "a@example.org"}
     environment |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
+    done = processes.run(
         ["sh", "-e", "-c", command], cwd=root, env=environment, capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"

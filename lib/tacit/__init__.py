@@ -1,6 +1,6 @@
 """Tacit: instruction following that a pretrained language model already holds, seen, re-run and extended."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

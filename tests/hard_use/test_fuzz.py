@@ -1,6 +1,7 @@
 """Hostile inputs, made by hypothesis: what people write by hand is read, or refused with a message, and nothing else.
 
-The examples are the same in every run; ``pytest --hypothesis-profile=explore tests/test_fuzz.py`` draws new and more ones.
+The examples are the same in every run. New and more ones:
+``pytest --hypothesis-profile=explore tests/hard_use/test_fuzz.py``.
 """
 
 import json

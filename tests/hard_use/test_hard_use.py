@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import nbformat
+import processes
 import psutil
 import pytest
 import yaml
@@ -102,21 +104,22 @@ def project(tmp_path):
     return root
 
 
-def add_notebook(root, stem, source, *, n=1):
+def add_notebook(root, stem, source, *, n=1, profile="toy"):
     cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), root / f"notebooks/{stem}.ipynb")
     values = {"n": n, "meeting": str(root / "meeting"), "output": "outputs/toy"}
-    (root / f"params/toy/{stem}.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(values, allow_unicode=True)
+    (root / f"params/{profile}/{stem}.yaml").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
 def start():
-    """``begin``, with what a failed test leaves behind ended."""
+    """``begin`` or, with ``by``, another of its kind; what a failed test leaves behind is ended."""
     begun = []
 
-    def start(*arguments, **environment):
-        begun.append(begin(*arguments, **environment))
+    def start(*arguments, by=begin, **environment):
+        begun.append(by(*arguments, **environment))
         return begun[-1]
 
     yield start
@@ -129,9 +132,14 @@ def start():
 
 def begin(root, *arguments, **environment):
     """``python -m tacit`` in a session of its own, so that a signal to its group goes where a terminal sends Ctrl-C."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TACIT_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tacit", *arguments], cwd=root, start_new_session=True, text=True,
+    return begin_command(root, [sys.executable, "-m", "tacit", *arguments], **environment)
+
+
+def begin_command(root, command, **environment):
+    """Any command that runs the library of ``root``, in a session of its own."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TACIT_", "MAKE"))}
+    return processes.start(
+        command, cwd=root, start_new_session=True, text=True,
         env=inherited | {"PYTHONPATH": str(root / "lib")} | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -198,6 +206,41 @@ def test_what_ends_a_run_leaves_earlier_outputs_and_nothing_else(project, start,
     assert not list(project.rglob(".staging-*"))
     assert list((project / ".cache/entries").iterdir()) == []
     assert len(list((project / "meeting").iterdir())) == jobs
+
+
+@pytest.fixture
+def made(project):
+    """``project`` with the repository's Makefile and an environment that is this interpreter."""
+    for name in ("requirements.lock", "pyproject.toml", "Makefile"):
+        shutil.copy(REPOSITORY / name, project)
+    python = project / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (project / ".venv/stamp").touch()  # newer than the lock: nothing is installed
+    (project / "params/toy").rename(project / "params/micro")
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_make_in_the_background_of_a_shell_ends_cleanly_at_sigterm(made, start, jobs):
+    """There SIGINT is ignored, and every process inherits that."""
+    for i in range(1, jobs + 1):
+        add_notebook(made, f"n{i}", ENDLESS, n=i, profile="micro")
+    call = processes.ignoring(["make", "findings", f"JOBS={jobs}"])
+    process = start(made, call, by=begin_command)
+    pids = [pid for pair in await_files(process, made / "meeting", jobs) for pid in pair]
+    if sys.platform == "linux":
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert int(re.search(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)[1], 16) >> (signal.SIGINT - 1) & 1
+    process.terminate()
+    _, _, err = finished(process, 60)
+    assert "stopped; finished notebooks, shards and the cache are kept" in err
+    assert "Traceback" not in err
+    await_end(pids)
+    assert not list(made.rglob(".staging-*"))
+    assert list((made / ".cache/entries").iterdir()) == []
 
 
 @pytest.mark.slow
