@@ -18,11 +18,11 @@ IGNORED = -100  # label of tokens that carry no loss
 
 
 def read_instructions(path: Path) -> Dataset:
-    """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows; further columns are kept.
+    """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows. Further columns are kept.
 
-    ``response`` may be missing (then it is empty). Rows without an ``id`` get one from their text, and the second row with the
-    same text that of the first with ``-2`` after it, and so on.
-    Raises TacitError, naming the line, for a file that is missing, empty or malformed.
+    A missing ``response`` is empty. A row without an ``id`` gets one from its text; ``-2`` is added to that of the
+    second row with the same text, and so on. Raises TacitError, naming the line, for a file that is missing, empty or
+    malformed.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 in a text
@@ -53,11 +53,9 @@ def read_instructions(path: Path) -> Dataset:
         rows.append(row)
     if not rows:
         raise TacitError(f"{path} holds no instructions")
-    seen: set[str] = set()
-    for row in rows:
-        if row["id"] in seen:
-            raise TacitError(f"{path}: id {row['id']!r} occurs twice; ids must be unique")
-        seen.add(row["id"])
+    twice = next((name for name, times in Counter(row["id"] for row in rows).items() if times > 1), None)
+    if twice is not None:
+        raise TacitError(f"{path}: id {twice!r} occurs twice; ids must be unique")
     try:
         return Dataset.from_list(rows)
     except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException) as error:

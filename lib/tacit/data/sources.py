@@ -1,4 +1,4 @@
-"""The papers' real datasets (Hewitt et al. 2024, sections 4 and 5.1; CoDIT), each mapped to ``instruction`` and ``response``.
+"""The papers' real datasets (Hewitt et al. 2024, sections 4, 5.1; CoDIT), mapped to ``instruction`` and ``response``.
 
 | name | on the hub | columns read | instruction -> response |
 |---|---|---|---|
@@ -13,13 +13,15 @@
 | lmsys | lmsys/lmsys-chat-1m (gated) | conversation, language | first user turn -> the answer to it, English only |
 | wildchat | allenai/WildChat-1M | conversation, language | first user turn -> the answer to it, English only |
 
-The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. The texts of the others are
-those that Hewitt et al. trained on, as their released ``make_*.py`` write them: recipes list the *cleaned*
-ingredients and leave two blank lines before the steps; chess keeps the header lines ``[WhiteElo "..."]`` and any
-comments among the moves. Both ends are stripped, as their ``finetune.py`` strips every message, so that a recipe's list
-starts with its first dash and every later dash has a space before it. Three things differ on purpose: LIMA's 30 multi-turn
-rows keep their first exchange only; CRLF in MBPP's code becomes LF; Alpaca's input always follows a blank line (the converter that the paper forked
-draws a template at random). This module shuffles nothing, removes no duplicates and knows no tokens or splits.
+The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. The texts of
+the others are those that Hewitt et al. trained on, as their released ``make_*.py`` write them. Recipes list the
+*cleaned* ingredients and leave two blank lines before the steps. Chess keeps the header lines ``[WhiteElo "..."]`` and
+any comments among the moves. Both ends of a text are stripped, as their ``finetune.py`` strips every message, so that a
+recipe's list starts with its first dash and every later dash has a space before it.
+
+Three things differ on purpose. LIMA's 30 rows of several turns keep their first exchange only. CRLF in MBPP's code
+becomes LF. Alpaca's input always follows a blank line, where the converter that the paper forked draws a template at
+random. This module shuffles nothing, removes no duplicates and knows no tokens or splits.
 """
 
 from __future__ import annotations
@@ -126,10 +128,10 @@ def _conversation(row: Row) -> Pair | None:
     turns = _value(row, "conversation")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise TacitError(f"column 'conversation' must be a list of turns, this is {turns!r:.60}")
-    said = [(_text(turn, "role"), _text(turn, "content")) for turn in turns]
+    messages = [(_text(turn, "role"), _text(turn, "content")) for turn in turns]
     if _text(row, "language") != "English":
         return None
-    exchanges = ((text, answer, by) for (role, text), (by, answer) in pairwise(said) if role == "user")
+    exchanges = ((text, answer, by) for (role, text), (by, answer) in pairwise(messages) if role == "user")
     instruction, response, by = next(exchanges, ("", "", ""))
     return (instruction, response) if by == "assistant" else None
 
@@ -139,7 +141,7 @@ class Source(NamedTuple):
 
     pair: Callable[[Row], Pair | None]
     config: str | None = None
-    file: str | None = None  # read alone, where the repository is built on a script, which datasets no longer runs
+    file: str | None = None  # read alone, where the repository needs a script, which datasets no longer runs
     gather: Callable[[Iterable[Row]], Iterable[Row]] = iter
 
 
@@ -160,7 +162,7 @@ SOURCES = {
 def _read_file(path: Path, where: str) -> Iterable[Row]:
     try:
         match path.suffix:
-            case ".csv":  # by pandas, as the hub's CSV: the same cells are null
+            case ".csv":  # by pandas, so that the same cells are null as in the hub's CSV
                 return Dataset.from_pandas(pd.read_csv(path, dtype=str), preserve_index=False)
             case ".parquet":
                 return Dataset.from_pandas(pd.read_parquet(path), preserve_index=False)
@@ -184,10 +186,11 @@ def _read_hub(source: Source, where: str, name: str, revision: str | None) -> It
         else:
             rows = load_dataset(name, source.config, split="train", revision=revision, keep_in_memory=False)
     except Exception as error:  # a dozen kinds: offline, gated, no such id, revision, config or file
+        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
         raise TacitError(
-            f"cannot load {where} from the hub ({type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}): "
-            f"check the id, the revision and the network (HF_HUB_OFFLINE); if it is gated, accept its licence at "
-            f"https://huggingface.co/datasets/{name} and run `hf auth login`; or give a local file"
+            f"cannot load {where} from the hub ({reason}): check the id, the revision and the network "
+            f"(HF_HUB_OFFLINE); if it is gated, accept its licence at https://huggingface.co/datasets/{name} "
+            "and run `hf auth login`; or give a local file"
         ) from error
     if source.file:
         return _read_file(Path(path), f"{where}, {source.file}")
@@ -209,14 +212,14 @@ def _read(source: Source, where: str) -> Iterable[Row]:
 def load_source(name: str, *, where: str, n: int | None = None) -> Dataset:
     """Load one of the papers' datasets as ``id``, ``instruction`` and ``response``, in the source's order.
 
-    ``name`` is a key of ``SOURCES``, or ``jsonl`` for a file as ``read_instructions`` reads it. ``where`` is a local file
-    (.json with an array, .jsonl, .csv, .parquet; a relative path starts at the repository's root) or a hub id, best
-    pinned as ``owner/name@<40 hex digits>``, of which the training set is read (of alpaca_eval, its only set). Rows
-    whose instruction or response is null or blank are skipped; ``n`` keeps the first ``n`` of the others, or all if they
-    are fewer. An id is the name and the row's number in the source, counted from 0 (for chess, the game's).
+    ``name`` is a key of ``SOURCES``, or ``jsonl`` for a file as ``read_instructions`` reads it. ``where`` is a local
+    file (.json with an array, .jsonl, .csv, .parquet; a relative path starts at the repository's root) or a hub id,
+    best pinned as ``owner/name@<40 hex digits>``, whose training set is read (of alpaca_eval, its only set). Rows whose
+    instruction or response is null or blank are skipped. ``n`` keeps the first ``n`` of the others, or all if they are
+    fewer. An id is the name and the row's number in the source, counted from 0 (for chess, the game's number).
 
-    Raises TacitError for an unknown name, a file or hub dataset that cannot be read, a missing column or malformed value
-    (with its row), and a source without a usable row. Never runs a dataset's code or evaluates its texts.
+    Raises TacitError for an unknown name, a file or hub dataset that cannot be read, a missing column or malformed
+    value (with its row), and a source without a usable row. Never runs a dataset's code or evaluates its texts.
     """
     if name not in SOURCES and name != "jsonl":
         raise TacitError(f"unknown source {name!r}: choose one of {', '.join(SOURCES)}, jsonl")
@@ -242,7 +245,7 @@ def load_source(name: str, *, where: str, n: int | None = None) -> Dataset:
 
 
 def split_source(text: str) -> tuple[str, str, int | None]:
-    """The name, place and number of rows of ``name:place[:rows]``, as sources are written in a parameters file.
+    """The name, place and number of rows of ``name:place[:rows]``, as a parameters file writes a source.
 
     Such as ``gsm8k:openai/gsm8k@<revision>[:1000]`` or ``jsonl:mine.jsonl``. Raises TacitError for another form.
     """
@@ -253,18 +256,17 @@ def split_source(text: str) -> tuple[str, str, int | None]:
 
 
 def load_instructions(text: str) -> Dataset:
-    """Instructions from the command line: a JSONL file, or a source as a parameters file writes it.
+    """Instructions from the command line: a JSONL file for ``read_instructions``, or a source for ``split_source``.
 
-    The file is one of ``read_instructions``; the source one of ``tacit.data.sources``, such as
-    ``alpaca:tatsu-lab/alpaca@<revision>`` or, for its first rows, that and ``[:1000]``. Raises TacitError for anything else.
+    Such as ``mine.jsonl`` or ``alpaca:tatsu-lab/alpaca@<revision>[:1000]``. Raises TacitError for anything else.
     """
     hub = HUB_ID.fullmatch(text)
     if hub and not Path(text).exists() and not text.endswith(SUFFIXES):
         likely = hub["id"].split("/")[-1].lower()
-        name = likely if likely in SOURCES else "NAME"
+        written = f"{likely if likely in SOURCES else 'NAME'}:{text}"
         raise TacitError(
-            f"there is no file {text}; a dataset of the hub is written name:place, here {name}:{text}, and the name says how its "
-            f"rows are read: {', '.join(SOURCES)}"
+            f"there is no file {text}; a dataset of the hub is written name:place, here {written}, and the name says "
+            f"how its rows are read: {', '.join(SOURCES)}"
         )
     if ":" not in text or Path(text).is_file():
         return read_instructions(Path(text))
@@ -273,5 +275,5 @@ def load_instructions(text: str) -> Dataset:
 
 
 def source_name(text: str) -> str:
-    """What the card says of ``load_instructions``' text: without the folders of an absolute path."""
+    """The text given to ``load_instructions`` without the folders of an absolute path, for a dataset's card."""
     return re.sub(r"(^|:)/(?:.*/)?", r"\1", text)

@@ -1,4 +1,4 @@
-"""Fewer launches for a step of decoding: its kernels recorded once as a CUDA graph, and its norms of one kernel each."""
+"""Fewer kernel launches for a step of decoding: a CUDA graph that replays it, and norms of one kernel each."""
 
 from __future__ import annotations
 

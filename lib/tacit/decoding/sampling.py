@@ -47,6 +47,6 @@ def sample_in_blocks(scores: Tensor, noise: Tensor, *, temperature: float = 1.0)
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """Where [B, n] first exceeds ``target`` [B, 1]; if rounding leaves none, the last place that adds anything: [B, 1]."""
+    """Where [B, n] first exceeds ``target`` [B, 1]; should rounding leave none, the last place that adds: [B, 1]."""
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

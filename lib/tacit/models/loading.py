@@ -1,4 +1,4 @@
-"""Loading causal language models, their tokenizers, and expert-amateur pairs."""
+"""Loading causal language models and their tokenizers, from folders and from the hub."""
 
 from __future__ import annotations
 
@@ -28,17 +28,6 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@contextmanager
-def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
-    """Let ``model`` compute attention by another of transformers' implementations, such as ``eager``, for a while."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(implementation)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def locate(name: str) -> str:
     """A checkpoint's folder if ``name`` is one (absolute, or relative to the repository), else a hub id.
 
@@ -48,16 +37,14 @@ def locate(name: str) -> str:
     if (folder / "config.json").is_file():
         return str(folder)
     if folder.exists() or name.startswith((".", "/", "outputs/")) or name.count("/") > 1:
-        raise TacitError(
-            f"no checkpoint at {name}: there is no config.json in that folder; check the path (the micro models are in outputs/models, as committed)"
-        )
+        remedy = "check the path (the micro models are in outputs/models, as committed)"
+        raise TacitError(f"no checkpoint at {name}: there is no config.json in that folder; {remedy}")
     return name
 
 
 def _explain(name: str, error: Exception) -> TacitError:
-    return TacitError(
-        f"cannot load {name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    )
+    first = (str(error) or "no message").splitlines()[0]
+    return TacitError(f"cannot load {name}: {type(error).__name__}: {first}")
 
 
 def load_model(
@@ -86,16 +73,15 @@ def load_model(
         raise _explain(name, error) from error
     missing = sorted(report["missing_keys"])
     if missing:
-        raise TacitError(
-            f"checkpoint {name} is incomplete: it has no weights for {missing[0]} and {len(missing) - 1} more"
-        )
+        others = f"{missing[0]} and {len(missing) - 1} more"
+        raise TacitError(f"checkpoint {name} is incomplete: it has no weights for {others}")
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """A hub id and its revision from ``owner/name@revision``; a folder, or an id without one, as it is.
+    """The hub id and the revision of ``owner/name@revision``. A folder, and an id without one, have None.
 
-    Raises TacitError as ``locate`` does. Does not look whether the hub has either.
+    Raises TacitError as ``locate`` does. It does not ask the hub.
     """
     if Path(locate(name)).is_dir():
         return name, None
@@ -124,9 +110,8 @@ def load_tokenizer(
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     if tokenizer.chat_template is None:
-        raise TacitError(
-            f"the tokenizer of {name} has no chat template: give one (tacit.models.chat.tulu_template() is the papers')"
-        )
+        remedy = "give one (tacit.models.chat.tulu_template() is the papers')"
+        raise TacitError(f"the tokenizer of {name} has no chat template: {remedy}")
     return tokenizer
 
 

@@ -30,7 +30,7 @@ class Phase(NamedTuple):
 
 
 def layer_types(config: PreTrainedConfig) -> list[str]:
-    """The kind of cache that each layer needs: ``full_attention``, ``sliding_attention``, or another of transformers'."""
+    """The cache that each layer needs, as transformers names it: ``full_attention``, ``sliding_attention``, ..."""
     text = config.get_text_config(decoder=True)
     kind = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
     return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)

@@ -17,10 +17,7 @@ Validate = Callable[..., None]  # of a record and its ``name``
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file so that it is either there with all of ``text`` or as it was, in UTF-8.
-
-    What a full disk or an interrupt leaves half-written beside it is removed.
-    """
+    """Write a text file in UTF-8 so that it holds all of ``text``, or what it held before if writing fails."""
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -43,16 +40,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_record(path: Path, record: dict[str, Any], *, validate: Validate) -> Path:
-    """Write ``record`` whole or not at all, after ``validate(record, name=...)``, into a folder that is made for it."""
-    validate(record, name=path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
-    return path
-
-
 def read_record(path: Path, *, validate: Validate, what: str = "") -> dict[str, Any]:
-    """Read a JSON record and ``validate(record, name=...)`` it; raises TacitError, also for a file that is missing or no JSON."""
+    """Read a JSON record and ``validate(record, name=...)`` it; raises TacitError for a file that cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

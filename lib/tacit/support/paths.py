@@ -1,4 +1,4 @@
-"""Where things lie in the repository, anchored on this file (never on the working directory), and writing them whole."""
+"""Where things lie in the repository: anchored on this file, never on the working directory."""
 
 import os
 import tempfile
@@ -20,15 +20,14 @@ def cache_root() -> Path:
 
 
 def make_cache_root() -> Path:
-    """``cache_root``, made where it is not there yet; raises TacitError where it cannot be made or written to."""
+    """Make ``cache_root`` if it is not there. Raises TacitError where it cannot be made or written to."""
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()
     except OSError as error:
-        raise TacitError(
-            f"cannot write to the cache {root}: {error.strerror}; make it writable, or name another by the variable TACIT_CACHE"
-        ) from None
+        remedy = "make it writable, or name another by the variable TACIT_CACHE"
+        raise TacitError(f"cannot write to the cache {root}: {error.strerror}; {remedy}") from None
     return root
 
 

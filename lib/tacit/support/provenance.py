@@ -1,11 +1,13 @@
-"""What a result depends on and cannot say by itself: commit, code, packages, device."""
+"""What a result depends on and does not show: commit, code, packages, device."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import platform
 import re
 import subprocess
+import tarfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -21,10 +23,10 @@ METHOD_ROOMS = (
 )
 
 
-def _git_bytes(*arguments: str, given: bytes = b"") -> bytes | None:
-    settings = {"cwd": paths.ROOT, "input": given, "capture_output": True, "timeout": 20, "check": True}
+def _git_bytes(*arguments: str) -> bytes | None:
+    command = ["git", *arguments]
     try:
-        return subprocess.run(["git", *arguments], **settings).stdout
+        return subprocess.run(command, cwd=paths.ROOT, capture_output=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -40,7 +42,7 @@ def commit() -> str:
 
 
 def dirty() -> bool | None:
-    """Does the code differ from the commit (outputs aside)? None outside a git checkout."""
+    """Does the checkout differ from its commit, outputs aside? None outside a git checkout."""
     status = _git("status", "--porcelain", "--", ".", ":!outputs")
     return None if status is None else bool(status)
 
@@ -64,10 +66,9 @@ def _hash_of(files: Mapping[str, str]) -> str:
 
 
 def known_commit(commit: str) -> bool:
-    """Is this commit, named by its 40 hex digits, HEAD or an ancestor of it in the checkout here, as in any full clone?"""
-    return (
-        bool(re.fullmatch("[0-9a-f]{40}", commit)) and _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
-    )
+    """Is this commit, named by its 40 hex digits, HEAD or one of its ancestors? In any full clone it is."""
+    named = bool(re.fullmatch("[0-9a-f]{40}", commit))
+    return named and _git("merge-base", "--is-ancestor", commit, "HEAD") is not None
 
 
 def is_shallow() -> bool:
@@ -82,22 +83,15 @@ def file_hash_at(commit: str, path: Path) -> str | None:
 
 
 def library_hash_at(commit: str) -> str | None:
-    """``library_hash`` as it is for who runs ``commit``: over the Python files of its ``lib/tacit``. None where git fails."""
+    """``library_hash`` of ``commit``: over the Python files of its ``lib/tacit``. None where git fails."""
     folder = paths.LIBRARY.relative_to(paths.ROOT).as_posix()
-    listed = _git_bytes("ls-tree", "-r", "-z", commit, f"{folder}/")
-    if listed is None:
+    archive = _git_bytes("archive", "--format=tar", commit, "--", folder)
+    if archive is None:
         return None
-    lines = [line.partition("\t") for line in listed.decode().split("\0") if line.endswith(".py")]
-    objects = {name.removeprefix(f"{folder}/"): described.split()[2] for described, _, name in lines}
-    rest = _git_bytes("cat-file", "--batch", given="".join(f"{o}\n" for o in objects.values()).encode())
-    if rest is None:
-        return None
-    hashes = {}
-    for name in objects:  # of each object a line "<object> blob <size>", its content and a line's end
-        header, _, rest = rest.partition(b"\n")
-        size = int(header.split()[2])
-        hashes[name], rest = hashlib.sha256(rest[:size]).hexdigest(), rest[size + 1 :]
-    return _hash_of(hashes)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        sources = [file for file in files if file.isfile() and file.name.endswith(".py")]
+        contents = {file.name.removeprefix(f"{folder}/"): files.extractfile(file).read() for file in sources}
+    return _hash_of({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
 
 
 def source_hash(folder: Path, rooms: Sequence[str]) -> str:
@@ -105,13 +99,13 @@ def source_hash(folder: Path, rooms: Sequence[str]) -> str:
     return _hash_of({room: tree_hash(folder / room, "*.py") for room in rooms})
 
 
-# Taken at import: they say what this process runs, whatever is edited later.
+# Taken at import, so that they say what this process runs, whatever is edited later.
 _LIBRARY_HASH = tree_hash(paths.LIBRARY, "*.py")
 _METHOD_HASH = source_hash(paths.LIBRARY, METHOD_ROOMS)
 
 
 def library_hash() -> str:
-    """SHA-256 of the whole package's source as it was when this process imported it. Manifests name it."""
+    """SHA-256 of the package's source as this process imported it. Manifests name it."""
     return _LIBRARY_HASH
 
 
@@ -123,7 +117,7 @@ def method_hash() -> str:
     return _METHOD_HASH
 
 
-@cache  # a process's versions do not change; every cache key and every shard of a synthesis asks for them
+@cache  # every cache key and every shard of a synthesis asks for them
 def packages() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
@@ -131,7 +125,7 @@ def packages() -> dict[str, str]:
 
 def device_name() -> str:
     """The accelerator's name, or the processor's architecture and the threads that torch uses in this process."""
-    import torch  # takes seconds, for which commands that only read files need not wait
+    import torch  # takes seconds, which commands that only read files need not wait
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()

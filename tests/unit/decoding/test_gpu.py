@@ -10,7 +10,7 @@ from tacit.decoding.generation import generate_responses
 from tacit.decoding.sampling import sample_in_blocks
 from tacit.decoding.slots import Slots, decode_rows
 from tacit.models.experts import Experts, contrast, contrast_lean
-from tacit.models.loading import attention
+from tacit.models.internals import attention
 from tacit.training.finetuning import collate
 from tacit.training.optimizers import MasterAdamW
 from tacit.training.packing import VARLEN, collate_packed

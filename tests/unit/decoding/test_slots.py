@@ -140,7 +140,7 @@ def test_attention_reads_further_only_when_rows_get_there(monkeypatch):
 
 
 class Calls(TorchDispatchMode):
-    """What a step asks of the device: operator names, and the sizes in bytes of the float32 and float64 tensors it makes."""
+    """What a step asks of the device: operators by name, and the bytes of each float32 or float64 tensor it makes."""
 
     def __init__(self):
         super().__init__()
