@@ -15,31 +15,32 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 # and use huge pages for it, where Linux offers them on request: 3 to 12% less.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
+# Variables of one command are set by `env`, not by a shell: make starts it directly, and SIGTERM to make reaches it.
 .PHONY: help findings test test-fast verify pretrain posttrain readiness lab bench gpu table site format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 findings: $(VENV)/stamp ## execute every notebook at the micro scale and print the table of findings
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile micro --jobs $(JOBS)
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile micro --jobs $(JOBS)
 
 test-fast: $(VENV)/stamp ## run the unit tests (at most two minutes on 2 cores)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal tests/unit
+	env HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal tests/unit
 
 test: $(VENV)/stamp ## run all tests but those of speed
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+	env HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 verify: $(VENV)/stamp ## check the committed outputs against the commits that they name
 	$(RUN) -m tacit verify --profile micro
 
 pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain
 
 posttrain: $(VENV)/stamp ## post-train the micro teacher anew from micro-base (about five minutes on 2 cores)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit posttrain
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit posttrain
 
 readiness: $(VENV)/stamp ## pretrain finding 6's base models and measure each into outputs/readiness (two hours on 2 cores)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit readiness
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit readiness
 
 lab: $(VENV)/stamp ## open the notebooks in JupyterLab (LAB="--no-browser --port 8890": its own options)
 	$(VENV)/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
@@ -58,7 +59,7 @@ table: $(VENV)/stamp ## write the tables of findings and of speed into README.md
 	$(RUN) tests/speed/tables.py --write docs/speed.md
 
 site: $(VENV)/stamp ## render the notebooks, cards, parameters, speed and API into site/, executing nothing (opens from disk)
-	HF_HUB_OFFLINE=1 $(RUN) -m tacit site --profile micro
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit site --profile micro
 
 format: $(VENV)/stamp ## format code and notebooks
 	$(VENV)/bin/ruff check --fix lib tests notebooks

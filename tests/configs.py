@@ -1,4 +1,4 @@
-"""Configurations of the papers' models, written by hand (no hub was asked), and the parameters that these models are known to have."""
+"""Configurations of the papers' models, written by hand (no hub was asked), and how many parameters they have."""
 
 from transformers import (
     BertConfig,

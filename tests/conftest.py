@@ -65,7 +65,7 @@ def tokenizer(world):
 
 
 def llama_config(tokenizer, *, positions=256):
-    """A tiny Llama over ``tokenizer``'s vocabulary, with its special tokens, for rows of at most ``positions`` tokens."""
+    """A tiny Llama over ``tokenizer``'s vocabulary and special tokens, for rows of at most ``positions`` tokens."""
     ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": positions} | ids))
 

@@ -15,7 +15,7 @@ NAME = "12_my_finding"  # what the pages call a notebook that is yet to be writt
 
 
 def copy_repository(target, *, history=False):
-    """The repository in ``target``: the same weights, an empty cache, and a ``.venv/bin/python`` that is this interpreter.
+    """The repository in ``target``: the same weights, an empty cache, and this interpreter as ``.venv/bin/python``.
 
     With ``history``, its commits too, and one more of whatever is not committed here.
     """

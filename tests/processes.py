@@ -15,7 +15,7 @@ def _nothing(signum, frame):
 
 @contextmanager
 def default_signals():
-    """Programs that are started meanwhile get the default handling of SIGINT and SIGHUP; this process goes on ignoring them."""
+    """Programs started meanwhile handle SIGINT and SIGHUP as by default; this process goes on ignoring them."""
     ignored = [s for s in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(s) == signal.SIG_IGN]
     for number in ignored:
         signal.signal(number, _nothing)

@@ -46,12 +46,20 @@ def taken(read, *, name):
 
 # ---------------------------------------------------------------- parameters
 
-CELL = 'n: int = 3\nrate: float = 0.5\nname: str = "a"\nseeds: list[int] = [1]\nbase: str | None = None\nepochs: dict[str, list[float]] = {}'
+CELL = """n: int = 3
+rate: float = 0.5
+name: str = "a"
+seeds: list[int] = [1]
+base: str | None = None
+epochs: dict[str, list[float]] = {}"""
 GOOD = {"n": 4, "rate": 0.25, "name": "b", "seeds": [1, 2], "base": None, "epochs": {"x": [1.0]}}
 FRAGMENTS = [
-    *"n rate name seeds : - ? | > & * ! % @ ` # [ ] { } , 0 1 . e _ ~ << = \n \t".split(" "), "\n", ": ", "- ", "  ", "&a ", "*a",
-    "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "!!map ", "!!python/object:os.system ", "!x ",
-    "2020-13-45", "2020-01-01 25:61:61", "0x", "0b2", "1:99", ".nan", "-.inf", "1e999", '"\\ud800"', '"\\x00"', "---", "...", "%YAML 9.9",
+    *"n rate name seeds : - ? | > & * ! % @ ` # [ ] { } , 0 1 . e _ ~ << = \n \t".split(" "),
+    "\n", ": ", "- ", "  ", "&a ", "*a",
+    "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "!!map ",
+    "!!python/object:os.system ", "!x ",
+    "2020-13-45", "2020-01-01 25:61:61", "0x", "0b2", "1:99", ".nan", "-.inf", "1e999",
+    '"\\ud800"', '"\\x00"', "---", "...", "%YAML 9.9",
 ]  # fmt: skip
 YAML = st.one_of(
     st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join),
@@ -158,7 +166,10 @@ def test_any_text_round_trips(tokenizer, text):
 @example("</s>\n<|assistant|>\nYes.</s>", "")
 @example("", "</s>")
 def test_prompts_and_labels_are_those_of_transformers(tokenizer, instruction, response):
-    """What looks like a special token in an instruction is read as one, as transformers' own template does; a template in it is not run."""
+    """What looks like a special token in an instruction is read as one, as transformers' own template does.
+
+    A template in an instruction is not run.
+    """
     turns = [{"role": "user", "content": instruction}]
     prompt = encode_prompt(tokenizer, instruction)
     assert prompt == tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
@@ -175,8 +186,9 @@ def test_prompts_and_labels_are_those_of_transformers(tokenizer, instruction, re
 
 RESULT = {"arm": "a", "metric": "m", "value": 0.5, "low": 0.4, "high": 0.6, "n_seeds": 1, "n_prompts": 2}
 RECORD = {
-    "finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"}, "results": [RESULT], "figures": [],
-    "paper": [{"arm": "a", "metric": "m", "value": 0.4, "source": "S"}], "manifest": {}, "details": {},
+    "finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"},
+    "results": [RESULT], "figures": [], "paper": [{"arm": "a", "metric": "m", "value": 0.4, "source": "S"}],
+    "manifest": {}, "details": {},
 }  # fmt: skip
 NUMBERS = st.floats() | st.integers() | st.sampled_from([10**400, 1e308, True, "0.5", None])
 
@@ -221,7 +233,8 @@ def test_metrics_can_be_shown_and_written_again_or_are_refused(project, content)
 
 # ---------------------------------------------------------------- programs
 
-WORDS = "x y f len max sum range abs return if else elif for in while not and or pass None True False lambda yield def class import"
+WORDS = "x y f len max sum range abs return if else elif for in while not and or pass None True False"
+WORDS += " lambda yield def class import"
 SIGNS = "( ) [ ] { } , : . = == < + - * ** // % << += := @ 0 1 7 999999999999 'a' '%d' f'{x}' __class__"
 TOKENS = [*WORDS.split(), *SIGNS.split(), "\n", "\n    ", "\n        "]
 

@@ -407,8 +407,8 @@ def test_a_disk_that_fills_when_the_manifest_is_added_is_said(tmp_path, monkeypa
         row = {"arm": "a", "metric": "m", "value": 0.5, "low": 0.4, "high": 0.6, "n_seeds": 1, "n_prompts": 2}
         shutil.copy(source, executed)
         write_metrics(executed.with_suffix(".json"), {
-            "finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"}, "results": [row],
-            "paper": [], "figures": [],
+            "finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"},
+            "results": [row], "paper": [], "figures": [],
         })  # fmt: skip
         fill_disk(monkeypatch, "n1.json")
 

@@ -19,14 +19,14 @@ def test_there_are_five_steps_each_with_its_commands():
 
 
 @pytest.mark.slow
-def test_the_five_steps_lead_to_a_finding_in_the_table(tmp_path, monkeypatch):
+def test_the_five_steps_lead_to_a_finding_in_the_table(tmp_path, session_cache, monkeypatch):
     if not (ROOT / ".git").is_dir() or provenance.commit() == "unknown" or provenance.is_shallow():
         pytest.skip("no git history here: the steps commit, and verify reads commits")
     root = copy_repository(tmp_path / "a copy", history=True)
     name = free_name(root)
     before = {path for path in root.rglob("*") if not {".cache", ".git"} & {*path.parts}}
     begin, smoke, parameters, micro, check = (
-        perform(root, step.replace(NAME, name)) for step in blocks(root / "CONTRIBUTING.md", "sh")
+        perform(root, step.replace(NAME, name), cache=session_cache) for step in blocks(root / "CONTRIBUTING.md", "sh")
     )
     assert f"written: notebooks/{name}.ipynb" in begin
     title = f"{int(name[:2])}. My finding"

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from conftest import SIZE, make_model
+from conftest import llama_config, make_model
 from datasets import load_dataset
 from pages import NAME, ROOT, blocks, commands, copy_repository, free_name, perform
 from safetensors.torch import load_file
@@ -14,7 +14,6 @@ from tacit.__main__ import make_parser
 from tacit.models.chat import tulu_template
 from tacit.running import templates
 from tacit.running.metrics import read_metrics
-from transformers import LlamaConfig
 
 NAMES = ("CONTRIBUTING.md", "ARCHITECTURE.md", "README.md", "params/README.md")
 PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,10 +26,8 @@ def copy(tmp_path):
 
 def save_pair(folder, tokenizer):
     """Two tiny random models with one vocabulary: a chat model, and a base model without a chat template."""
-    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": 2048} | ids))
     for seed, role in enumerate(("expert", "amateur")):
-        make_model(config, seed=seed).save_pretrained(folder / role)
+        make_model(llama_config(tokenizer, positions=2048), seed=seed).save_pretrained(folder / role)
         tokenizer.chat_template = tulu_template() if role == "expert" else None
         tokenizer.save_pretrained(folder / role)
 
@@ -70,8 +67,9 @@ def test_bring_your_own(copy, tokenizer):
 
 
 @pytest.mark.slow
-def test_rerunning(copy):
-    parameters, other, sweep, compare = (perform(copy, block) for block in blocks(copy / "docs/rerunning.md", "sh"))
+def test_rerunning(copy, session_cache):
+    page = copy / "docs/rerunning.md"
+    parameters, other, sweep, compare = (perform(copy, block, cache=session_cache) for block in blocks(page, "sh"))
     assert "n_train: int = 96\n    examples to tune on\n" in parameters
     assert "strict, tuned" in other
     curve = json.loads((copy / "outputs/smoke-custom/00_micro_world-sweep-n_train.json").read_text())
@@ -124,18 +122,18 @@ def exact_parser():
 
 
 def check_commands(text):
-    """Parse every command of a page (one that is named without arguments must exist); exits as the command line does."""
+    """Parse every command of a page, as the command line does; one that is named without arguments must exist."""
     parser, known = exact_parser()
-    found = commands(text)
-    for words in found:
+    calls = commands(text)
+    for words in calls:
         if len(words) != 1 or words[0] not in known:
             parser.parse_args(words)
-    return {words[0] for words in found}
+    return {words[0] for words in calls}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_the_commands_that_pages_name_exist(page):
-    """Every `python -m tacit COMMAND` with its arguments is one that the command line takes, and so is every `--option` in the text."""
+    """The command line takes every `python -m tacit COMMAND` with its arguments, and every `--option` in the text."""
     text = page.read_text(encoding="utf-8")
     used = check_commands(text)
     assert len(re.findall(r"-m tacit\b(?!\.)", text)) == len(commands(text))  # none is outside of code, unseen

@@ -174,7 +174,7 @@ def test_the_table_of_profiles_says_which_notebooks_they_have():
 
 @pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
 def test_the_teachers_profiles_differ_in_the_teacher_only(notebook):
-    """Students, data and their hyperparameters are the same; only the number of instructions follows the teacher's size."""
+    """Students, data and hyperparameters are the same; only the number of instructions follows the teacher's size."""
     own = {"expert", "amateur", "output", "students", "n_instructions", "n_full"}
     common = [
         {key: value for key, value in read_params(profile, notebook).items() if key not in own}
@@ -183,7 +183,7 @@ def test_the_teachers_profiles_differ_in_the_teacher_only(notebook):
     assert common[0] == common[1] == common[2]
 
 
-# ------------------------------------------------- CoDIT's profiles, against its reference (shared/reference/codit2026.md)
+# --------------------------------------------- CoDIT's profiles, against its reference (shared/reference/codit2026.md)
 
 PAIRS = {
     "qwen3-8b": ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B-Base"),
@@ -487,9 +487,8 @@ def test_the_tiny_checkpoint_is_of_llamas_kind(laid_out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_notebooks_run_at_the_papers_scale(notebook, laid_out, tmp_path, monkeypatch):
+def test_notebooks_run_at_the_papers_scale(notebook, laid_out, shared_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "cache"))
     source = paths.NOTEBOOKS / f"{notebook}.ipynb"
     values = complete_parameters(source, overridden(notebook, *laid_out), where="the test")
     runner.run_notebook(source, values, profile="llama2-7b", folder="llama2-7b-custom")
@@ -514,7 +513,7 @@ def check_outputs(folder, notebook, values):
         assert controlled <= judged  # a tiny student that always says the same leaves nothing to tell length by
 
 
-# ------------------------------------------------------------------ CoDIT's notebooks, a teacher of Gemma 3's kind, tiny
+# ------------------------------------------------------------- CoDIT's notebooks, a teacher of Gemma 3's kind, tiny
 
 
 def gemma_tokenizer(texts, *, end):
@@ -553,8 +552,9 @@ def teachers(laid_out):
         tokenizer = gemma_tokenizer(texts, end=end)
         if name == "expert":
             tokenizer.chat_template = (
-                "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
-                "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+                "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n"
+                "{{ m['content'] }}<end_of_turn>\n{% endfor %}"
+                "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
             )
         model = make_model(gemma_config(len(tokenizer)), seed=seed)
         model.generation_config.update(eos_token_id=[1, 4], do_sample=True, top_k=64, top_p=0.95)  # as Gemma 3's
@@ -601,10 +601,9 @@ def test_a_multimodal_student_is_tuned_and_answers(teachers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
-def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, tmp_path, monkeypatch):
+def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, shared_cache, tmp_path, monkeypatch):
     """Students with another tokenizer and architecture than the teacher's, and the teacher's own base."""
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "cache"))
     (folder, files), source = laid_out, paths.NOTEBOOKS / f"{notebook}.ipynb"
     values = read_params("gemma3-27b", notebook) | dict(zip(("expert", "amateur"), map(str, teachers), strict=True))
     values |= {"students": [str(folder / "base"), str(teachers[1])], "judge": str(folder / "other")}
@@ -641,10 +640,9 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
 
 
 @pytest.mark.slow
-def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, tmp_path, monkeypatch):
+def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, shared_cache, tmp_path, monkeypatch):
     """A pair of Llama's kind and a student of Gemma 3's, multimodal and with another tokenizer."""
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "cache"))
     (folder, files), source = laid_out, paths.NOTEBOOKS / f"{VECTOR}.ipynb"
     values = read_params("llama3.1-8b", VECTOR)
     values |= {"expert": str(folder / "post"), "amateur": str(folder / "base"), "student": str(teachers[1])}

@@ -1,4 +1,4 @@
-"""Every notebook runs end to end at its smoke parameters, through the runner; some of them twice, to the same numbers."""
+"""Every notebook runs end to end at its smoke parameters, through the runner; some run twice, to the same numbers."""
 
 from pathlib import Path
 
