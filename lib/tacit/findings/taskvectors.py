@@ -21,7 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.experiments.arms import tuned_model
 from tacit.experiments.distillation import student_tokenizer
-from tacit.models.loading import attention, load_model, split_revision
+from tacit.models.internals import attention
+from tacit.models.loading import load_model, split_revision
 from tacit.scoring.likelihoods import in_batches
 from tacit.scoring.scores import Estimate, from_draws
 from tacit.support.errors import TacitError

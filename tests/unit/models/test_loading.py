@@ -99,7 +99,7 @@ def test_a_pair_with_other_beginnings_or_widths_is_refused(tiny, tokenizer):
 
 
 def test_a_pair_may_end_differently(saved, tmp_path, tiny, tokenizer):
-    """The expert's end counts. Llama 3.1's chat model ends a turn with <|eot_id|>, its base a text with <|end_of_text|>."""
+    """The expert's end counts: Llama 3.1's chat model ends with <|eot_id|>, its base with <|end_of_text|>."""
     import copy
 
     other = copy.deepcopy(tokenizer)
