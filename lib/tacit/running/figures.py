@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +11,8 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from tacit.decoding.generation import Response
 
 
 def set_theme() -> None:
@@ -48,7 +50,7 @@ def compare_arms(
 ) -> tuple[Figure, str]:
     """One panel of points with intervals per metric, arms down the side; returns the figure and its file's name.
 
-    ``reference`` is the arm that the win rates are against: it has none itself, and a dashed line at parity stands for it.
+    ``reference`` is the arm that the win rates are against. It has none itself: a dashed line at parity stands for it.
     """
     frame = pd.DataFrame(results)
     size = (4.2 * len(metrics) + 1.5, 1.2 + 0.38 * len(arms))
@@ -84,6 +86,51 @@ def heat_map(axes: Axes, table: pd.DataFrame, *, label: str) -> None:
     )
     axes.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     axes.tick_params(axis="y", rotation=0)
+
+
+def draw_families(
+    by_family: pd.DataFrame,
+    *,
+    label: str,
+    path: str | Path,
+    width: float = 8.5,
+    rotation: float | None = None,
+    title: str | None = None,
+) -> tuple[Figure, str]:
+    """A heat map with a row per family and a column per arm; returns the figure and its file's name.
+
+    ``width`` is the figure's in inches; ``rotation`` turns the arms' names, in degrees.
+    """
+    figure, axes = plt.subplots(figsize=(width, 1.5 + 0.3 * len(by_family)))
+    heat_map(axes, by_family, label=label)
+    if rotation is not None:
+        plt.setp(axes.get_xticklabels(), rotation=rotation, ha="right")
+    if title is not None:
+        axes.set_title(title)
+    return figure, save_figure(figure, path)
+
+
+def print_answers(
+    instructions: Sequence[str],
+    answers: Mapping[str, Sequence[Response | str]],
+    *,
+    rows: Iterable[int],
+    width: int,
+    cut: int = 120,
+) -> None:
+    """Print the instructions numbered ``rows``, and below each what every arm answers, cut after ``cut`` characters.
+
+    ``answers`` holds an answer to every instruction for each arm: a response, printed with the reason for its end, or
+    a text. The arms' names take ``width`` characters.
+    """
+    for i in rows:
+        print("INSTRUCTION", repr(instructions[int(i)]))
+        for arm, of_arm in answers.items():
+            answer = of_arm[int(i)]
+            if isinstance(answer, str):
+                print(f"  {arm:{width}}", repr(answer[:cut]))
+            else:
+                print(f"  {arm:{width}}", repr(answer.text[:cut]), f"({answer.finish_reason})")
 
 
 def save_figure(figure: Figure, path: str | Path) -> str:

@@ -1,10 +1,12 @@
-"""What the shared figures draw: points with intervals, paper values as open marks, parity for the arm that wins are against."""
+"""What the shared figures draw: points with intervals, open marks, parity, families; and how answers are printed."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
+from tacit.decoding.generation import Response
 from tacit.running import figures
 
 RESULTS = [
@@ -58,3 +60,33 @@ def test_the_palette_is_the_colour_blind_safe_one():
     figures.set_theme()
     cycle = [to_rgba(entry["color"]) for entry in plt.rcParams["axes.prop_cycle"]]
     assert cycle == [to_rgba(colour) for colour in sns.color_palette("colorblind")]
+
+
+def test_families_run_down_a_heat_map_of_the_arms(tmp_path):
+    table = pd.DataFrame({"base": [0.25, 0.5], "tuned": [1.0, 0.75]}, index=pd.Index(["sum", "poem"], name="family"))
+    options = {"label": "strict score", "rotation": 25, "title": "test prompts per family: 2", "width": 6.5}
+    figure, name = figures.draw_families(table, path=tmp_path / "families.png", **options)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    axes, scale = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["0.25", "1.00", "0.50", "0.75"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["sum", "poem"]
+    assert [(label.get_text(), label.get_rotation()) for label in axes.get_xticklabels()] == [
+        ("base", 25),
+        ("tuned", 25),
+    ]
+    assert (axes.get_title(), axes.get_ylabel(), scale.get_ylabel()) == (options["title"], "family", "strict score")
+    assert figure.get_size_inches().tolist() == pytest.approx([6.5, 2.1])
+
+
+def test_answers_are_printed_below_their_instruction(capsys):
+    responses = [Response("It is\nred.", "eos", 4), Response("Lyon", "length", 1)]
+    answers = {"tuned": responses, "gold": ["Red.", "Lille"]}
+    figures.print_answers(["What colour?", "Where?"], answers, rows=np.array([1, 0]), width=6, cut=3)
+    assert capsys.readouterr().out.splitlines() == [
+        "INSTRUCTION 'Where?'",
+        "  tuned  'Lyo' (length)",
+        "  gold   'Lil'",
+        "INSTRUCTION 'What colour?'",
+        "  tuned  'It ' (eos)",
+        "  gold   'Red'",
+    ]

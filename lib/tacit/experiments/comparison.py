@@ -1,0 +1,139 @@
+"""Comparison of arms: score tables, head-to-head results, estimates and differences, as the findings show them.
+
+An arm's answers are one list of responses per seed, and its tables one score table per seed. An arm with a single
+model, such as the base model, has one of each: it meets every seed of an arm with more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from tacit.decoding.generation import Response
+from tacit.experiments.evaluation import Evaluation
+from tacit.scoring import scores
+
+Answers = Sequence[Sequence[Response]]  # an arm's: [seeds][prompts]
+Tables = Sequence[pd.DataFrame]  # an arm's score tables: [seeds]
+
+# What the difference between a tuned model's strict score and its base model's lenient score says, by its side of 0.
+BEYOND_STOPPING = {
+    "above": "more than stopping alone would gain, more answers are right",
+    "below": "a perfect rule for stopping would have gained more",
+    "not shown to differ from": "all of the gain can be stopping, none beyond it is shown",
+}
+
+
+def score_answers(bench: Evaluation, answers: Mapping[Any, Answers]) -> dict[Any, list[pd.DataFrame]]:
+    """The score tables of every arm's answers to the test prompts, one table per seed."""
+    return {arm: [bench.score(bench.test, said) for said in per_seed] for arm, per_seed in answers.items()}
+
+
+def match_seeds(per_seed: Sequence, n_seeds: int) -> list:
+    """``per_seed`` for ``n_seeds`` seeds: as it is, or repeated where one model meets the models of every seed."""
+    return list(per_seed) * (n_seeds // len(per_seed))
+
+
+def head_to_head(bench: Evaluation, ours: Answers, theirs: Answers) -> np.ndarray:
+    """Head-to-head results [seeds, prompts] of two arms' answers to the test prompts, from 0 (lost) to 1 (won).
+
+    Raises ValueError where one side's seeds are not a multiple of the other's.
+    """
+    n_seeds = max(len(ours), len(theirs))
+    pairs = zip(match_seeds(ours, n_seeds), match_seeds(theirs, n_seeds), strict=True)
+    return np.stack([bench.wins(bench.test, *pair) for pair in pairs])
+
+
+def compare_answers(bench: Evaluation, answers: Mapping[str, Answers], *, against: str) -> dict[str, np.ndarray]:
+    """``head_to_head`` of every other arm with the arm ``against``, seed by seed."""
+    return {arm: head_to_head(bench, ours, answers[against]) for arm, ours in answers.items() if arm != against}
+
+
+def pick_primary(tables: Mapping[str, Tables], won: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """What a rule compares, [seeds, prompts] by arm: strict scores; without verifiers the head-to-head results."""
+    if all("strict" in table for per_seed in tables.values() for table in per_seed):
+        return {arm: scores.stack(per_seed, "strict") for arm, per_seed in tables.items()}
+    return won
+
+
+def estimate_arms(
+    tables: Mapping[str, Tables], won: Mapping[str, np.ndarray], *, kinds: Sequence[str]
+) -> dict[tuple[str, str], scores.Estimate]:
+    """The estimates by arm and metric: each arm's scores of ``kinds``, then the win rates from the results ``won``."""
+    estimates = {(arm, kind): scores.estimate(scores.stack(tables[arm], kind)) for arm in tables for kind in kinds}
+    return estimates | {(arm, "win rate"): scores.estimate(values) for arm, values in won.items()}
+
+
+def list_results(estimates: Mapping[tuple[str, str], scores.Estimate]) -> list[dict]:
+    """Estimates by arm and metric as the rows of a metrics file."""
+    return [estimate.as_result(arm, metric) for (arm, metric), estimate in estimates.items()]
+
+
+def compare_scores(ours: ArrayLike, theirs: ArrayLike) -> scores.Estimate:
+    """The paired difference of two arms' scores [seeds, prompts]; those of a single model meet every seed of the other.
+
+    Raises ValueError for shapes that differ otherwise, as ``scores.difference`` does.
+    """
+    return scores.difference(*np.broadcast_arrays(ours, theirs))
+
+
+def exceeds_width(gain: scores.Estimate) -> bool:
+    """Is the gain above 0 by more than the width of its interval? The rule of most findings."""
+    return bool(gain.value > gain.high - gain.low)
+
+
+def measure_beyond_stopping(
+    tables: Mapping[str, Tables], arms: Iterable[str], *, prompts: Mapping[str, np.ndarray] | None = None
+) -> dict[tuple[str, str], scores.Estimate]:
+    """How far the strict and the lenient score of each arm lie from the base model's lenient score, by arm and score.
+
+    The base model's lenient score is what a perfect rule for stopping would make of its answers. ``prompts`` may say
+    which prompts count for each arm ([prompts], boolean). Without verifiers nothing is measured.
+    """
+    beyond = {}
+    if all("lenient" in table for table in tables["base"]):
+        lenient = scores.stack(tables["base"], "lenient")
+        for arm in arms:
+            counted = slice(None) if prompts is None else prompts[arm]
+            for kind in ("strict", "lenient"):
+                ours = scores.stack(tables[arm], kind)
+                beyond[arm, kind] = compare_scores(ours[:, counted], lenient[:, counted])
+    return beyond
+
+
+def average_by_family(tables: Mapping[str, Tables], kind: str) -> pd.DataFrame:
+    """The mean of the score ``kind``: a row per family, in the order of the prompts, and a column per arm."""
+    means = {arm: pd.concat(per_seed).groupby("family", sort=False)[kind].mean() for arm, per_seed in tables.items()}
+    return pd.DataFrame(means)
+
+
+def count_per_family(families: Iterable[str]) -> str:
+    """How many prompts a family has, in words such as ``2 to 3``, from the family of each prompt."""
+    counts = pd.Series(list(families)).value_counts()
+    return " to ".join(str(count) for count in sorted({counts.min(), counts.max()}))
+
+
+def list_epochs(records: Mapping[str, dict]) -> tuple[pd.DataFrame, pd.Series]:
+    """What the selection of epochs saw, a row per arm and choice, and how many epochs it chose for each arm.
+
+    ``records`` holds the record that ``arms.tuned_responses`` returns for each arm. An arm with one choice has no row.
+    """
+    rows = [{"arm": arm, **row} for arm, record in records.items() for row in record["selection"]]
+    chosen = pd.Series({arm: record["epochs"] for arm, record in records.items()}, name="chosen epochs")
+    return pd.DataFrame(rows), chosen
+
+
+def tabulate_epochs(selection: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``list_epochs`` by arm: the validation score and the last epoch's loss for each number of epochs."""
+    table = selection.pivot(index="arm", columns="epochs", values=["validation", "loss"])
+    return table.round(3).loc[list(dict.fromkeys(selection["arm"]))]
+
+
+def join_paper(results: Sequence[dict], paper: Sequence[dict]) -> pd.DataFrame:
+    """Our results beside a paper's values of the same arm and metric; what only one of the two has is left out."""
+    joined = pd.DataFrame(results).merge(pd.DataFrame(paper), on=["arm", "metric"], suffixes=("", ", paper"))
+    return joined[["arm", "metric", "value", "low", "high", "value, paper", "source"]].round(3)
