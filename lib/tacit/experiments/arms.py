@@ -33,8 +33,8 @@ def tuned_model(
 ) -> tuple[PreTrainedModel, list[dict], dict]:
     """``base`` finetuned on ``examples`` with ``finetune``'s ``settings``, from the cache or now.
 
-    Returns the model, its history, and the key that identifies it (for ``cached_responses``). Raises as ``weights_key``,
-    ``load_model`` and ``finetune`` do.
+    Returns the model, its history, and the key that identifies it (for ``cached_responses``). Raises as
+    ``weights_key``, ``load_model`` and ``finetune`` do.
     """
     key = {
         "what": "tuned model",
@@ -147,9 +147,9 @@ def tuned_responses(
     """An arm: epochs selected, one model tuned per seed, each seed's greedy responses to ``prompts``.
 
     ``draw(seed=...)`` gives a training set; ``settings`` are ``finetune``'s, with revision and dtype. The epochs are
-    selected with ``selection_seed``, which should not be among ``seeds``. Returns the responses, one list per seed, and
-    a record of ``epochs``, of ``selection`` (one row per choice) and of the mean ``loss`` of the last epoch, in nats per token.
-    Raises as ``tuned_model`` and ``generate_responses`` do, and as ``draw`` and ``validate`` do.
+    selected with ``selection_seed``, which should not be among ``seeds``. Returns the responses, one list per seed,
+    and a record of ``epochs``, of ``selection`` (one row per choice) and of the mean ``loss`` of the last epoch, in
+    nats per token. Raises as ``tuned_model`` and ``generate_responses`` do, and as ``draw`` and ``validate`` do.
     """
     epochs, selection = select_epochs(
         base, tokenizer, draw(seed=selection_seed), choices=choices, validate=validate, seed=selection_seed, **settings

@@ -41,8 +41,9 @@ def _valid(entry: Path, key: dict[str, Any]) -> bool:
 def cached_folder(key: dict[str, Any], make: Callable[[Path], None]) -> Path:
     """The folder that ``make`` fills for ``key``, from the cache or made now.
 
-    ``make`` fills a folder beside the entry, which is moved into place whole: a killed run leaves no entry, and what it
-    had made is removed by the next that wants the same one. Of two runs that want it at once one makes it and the other waits.
+    ``make`` fills a folder beside the entry, which is moved into place whole: a killed run leaves no entry, and what
+    it had made is removed by the next that wants the same one. Of two runs that want it at once one makes it and the
+    other waits.
     """
     key = json.loads(json.dumps(full_key(key)))
     entry = paths.cache_root() / "entries" / fingerprint(key)[:32]

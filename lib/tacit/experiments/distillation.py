@@ -23,9 +23,9 @@ from tacit.synthesis.engine import synthesize
 def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_size: int = 128, **settings) -> Dataset:
     """``synthesize``'s dataset for ``instructions`` (columns ``id``, ``instruction``), kept in the cache.
 
-    The models are folders or hub ids with @revision. ``settings`` are those of ``synthesize`` that change what it says: alpha, beta,
-    temperature, seed, max_new_tokens and so on. Log-ratios are left out: ``mean_log_ratio`` is null. Raises as ``identity.weights_key``
-    and ``synthesize`` do.
+    The models are folders or hub ids with @revision. ``settings`` are those of ``synthesize`` that change what it
+    says: alpha, beta, temperature, seed, max_new_tokens and so on. Log-ratios are left out: ``mean_log_ratio`` is
+    null. Raises as ``identity.weights_key`` and ``synthesize`` do.
     """
     names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
     asked = instructions.select_columns(["id", "instruction"])
@@ -71,9 +71,11 @@ def teach(
     max_new_tokens: int,
     **settings,
 ) -> list[Response]:
-    """The greedy responses to ``prompts`` of ``student`` (a folder, or a hub id with @revision) tuned on ``data``, from the cache or now.
+    """The greedy responses to ``prompts`` of ``student`` (a folder, or a hub id with @revision) tuned on ``data``,
+    from the cache or now.
 
-    ``settings`` are ``finetune``'s, with dtype. Raises as ``student_tokenizer``, ``tuned_model`` and ``generate_responses`` do.
+    ``settings`` are ``finetune``'s, with dtype. Raises as ``student_tokenizer``, ``tuned_model`` and
+    ``generate_responses`` do.
     """
     name, revision = split_revision(student)
     tokenizer = student_tokenizer(student)

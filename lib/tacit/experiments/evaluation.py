@@ -7,6 +7,7 @@ prompts are read from files or the hub, and a local model judges pairs of respon
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from tacit.microworld.constraints import CONSTRAINTS
 from tacit.microworld.examples import draw_examples, score_responses
 from tacit.microworld.styles import MARKERS, draw_near_domain
 from tacit.microworld.tasks import FAMILIES
-from tacit.microworld.world import read_world
+from tacit.microworld.world import World, read_world
 from tacit.models.identity import weights_key
 from tacit.models.loading import load_model, load_tokenizer, split_revision
 from tacit.scoring import alpacaeval, lengths, scores
@@ -34,7 +35,7 @@ from tacit.support.errors import TacitError
 from tacit.support.keyed import fingerprint
 
 BROAD = "broad"  # the training set of instruction tuning; every other name is a narrow task's
-# Style markers of the papers' narrow tasks in free text, for figures; the micro world's are exact (microworld/styles.py).
+# Style markers of the papers' narrow tasks in free text, for figures; the micro world's own are exact.
 TEXT_MARKERS = {
     "mbpp": r"^\s*def \w+\(",
     "gsm": r"^#### ?-?[\d,.]+",
@@ -51,27 +52,48 @@ def find_marker(markers: Mapping[str, Any], name: str) -> Any:
     return markers[name]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, eq=False)
+class Evaluation(ABC):
     """Prompts, training sets and scores of one scale.
 
-    ``draw(name, n, seed, short, blank)`` gives a training set, with responses that do not restate the instruction
-    (``short``) or without instructions (``blank``); ``near(name, n, seed)`` instructions near a narrow task's domain;
-    ``marker(name)`` tells by its style whether a text is that task's; ``score(examples, responses)`` gives a table with a row
-    per example and the columns ``id``, ``family`` and ``kinds``; ``wins(examples, ours, theirs)`` head-to-head results
-    from 0 to 1, [examples]. ``controlled(preferences, ours, theirs)`` gives win rates at equal lengths by their names, for
-    the ``wins`` of responses [seeds][prompts] to the test prompts: none where verifiers judge, to whom length is nothing.
+    ``validation`` and ``test`` are the prompts; ``kinds`` names the scores in the tables of ``score``.
     """
 
     validation: Dataset
     test: Dataset
     kinds: tuple[str, ...]
-    draw: Callable[..., Dataset]
-    near: Callable[..., Dataset]
-    marker: Callable[[str], Callable[[str], bool]]
-    score: Callable[[Dataset, Sequence[Response]], pd.DataFrame]
-    wins: Callable[[Dataset, Sequence[Response], Sequence[Response]], np.ndarray]
-    controlled: Callable[..., dict[str, scores.Estimate]]
+
+    @abstractmethod
+    def draw(self, name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
+        """The training set ``name`` with ``n`` examples: ``BROAD``, or a narrow task's.
+
+        With ``short`` its responses do not restate the instruction; with ``blank`` it has no instructions.
+        """
+
+    @abstractmethod
+    def near(self, name: str, *, n: int, seed: int) -> Dataset:
+        """Instructions near a narrow task's domain, with ``family``, and whether each has ``deserved`` the style."""
+
+    @abstractmethod
+    def marker(self, name: str) -> Callable[[str], bool]:
+        """What tells by its style whether a text is a narrow task's; raises TacitError where there is none."""
+
+    @abstractmethod
+    def score(self, examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+        """A table with a row per example: the columns ``id``, ``family`` and ``kinds``."""
+
+    @abstractmethod
+    def wins(self, examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
+        """Head-to-head results from 0 to 1, a tie 0.5: [examples]."""
+
+    def controlled(
+        self, preferences: np.ndarray, ours: Sequence[Sequence[Response]], theirs: Sequence[Sequence[Response]]
+    ) -> dict[str, scores.Estimate]:
+        """Win rates at equal lengths by their names, for the ``wins`` of responses [seeds][prompts] to ``test``.
+
+        There are none where verifiers judge, to whom length is nothing.
+        """
+        return {}
 
     @property
     def verified(self) -> bool:
@@ -81,7 +103,7 @@ class Evaluation:
     def validate(
         self, tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int, examples: Dataset | None = None
     ) -> Callable[[PreTrainedModel, dict], float]:
-        """The validation score of a model given with its key: its strict rate, greedily, on ``examples`` (all by default).
+        """The validation score of a model given with its key: its greedy strict rate on ``examples`` (all by default).
 
         The score raises TacitError where there are no verifiers.
         """
@@ -97,6 +119,40 @@ class Evaluation:
         return strict_rate
 
 
+@dataclass(frozen=True, eq=False)
+class VerifiedEvaluation(Evaluation):
+    """The micro world's: tasks of ``families``, judged by their verifiers. Ties are half a win.
+
+    ``asked`` says which constraints instructions carry (options of ``draw_examples``). The training set ``BROAD``
+    holds all families, any other name is one family.
+    """
+
+    world: World
+    families: tuple[str, ...]
+    asked: Mapping[str, Any]
+
+    def draw(self, name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
+        """Examples of the training split, repeated where it is small. Raises TacitError for an unknown set."""
+        if name != BROAD and name not in FAMILIES:
+            raise TacitError(f"no training set {name!r}: there are {BROAD} and the families {', '.join(FAMILIES)}")
+        options = {"families": self.families if name == BROAD else (name,), "short": short, "repeat": True}
+        drawn = draw_examples(self.world, split="train", n=n, seed=seed, **options, **self.asked)
+        return blank_instructions(drawn) if blank else drawn
+
+    def near(self, name: str, *, n: int, seed: int) -> Dataset:
+        return draw_near_domain(family=name, n=n, seed=seed)
+
+    def marker(self, name: str) -> Callable[[str], bool]:
+        return find_marker(MARKERS, name)
+
+    def score(self, examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+        return score_responses(self.world, examples, responses)
+
+    def wins(self, examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
+        """Who meets the larger share of a task's constraints."""
+        return scores.wins(*(self.score(examples, side)["graded"].to_numpy() for side in (ours, theirs)))
+
+
 def micro_evaluation(
     world: str,
     *,
@@ -104,153 +160,151 @@ def micro_evaluation(
     n_test: int,
     families: Sequence[str] = tuple(FAMILIES),
     constraints: Sequence[str] = (),
-) -> Evaluation:
-    """The micro world's: tasks of ``families`` (all by default), judged by their verifiers.
+) -> VerifiedEvaluation:
+    """The evaluation in the world of the file ``world``, on tasks of ``families`` (all by default).
 
-    With ``constraints``, each instruction carries one or two of them. The training set ``broad`` holds all families, any other
-    name is one family. Ties are half a win. Raises TacitError for an unknown family or constraint.
+    With ``constraints``, each instruction carries one or two of them. Raises TacitError for an unknown family or
+    constraint.
     """
-    the_world = read_world(world)
+    the_world, families = read_world(world), tuple(families)
     for what, given, known in (("family", families, FAMILIES), ("constraint", constraints, CONSTRAINTS)):
         unknown = [name for name in given if name not in known]
         if unknown:
             raise TacitError(f"there is no {what} {unknown[0]!r}: choose among {', '.join(known)}")
     asked = {"constrained": 1.0, "constraints": tuple(constraints)} if constraints else {}
-
-    def draw(name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
-        if name != BROAD and name not in FAMILIES:
-            raise TacitError(f"no training set {name!r}: there are {BROAD} and the families {', '.join(FAMILIES)}")
-        options = {"families": tuple(families) if name == BROAD else (name,), "short": short, "repeat": True}
-        drawn = draw_examples(the_world, split="train", n=n, seed=seed, **options, **asked)
-        return blank_instructions(drawn) if blank else drawn
-
-    def near(name: str, *, n: int, seed: int) -> Dataset:
-        return draw_near_domain(family=name, n=n, seed=seed)
-
-    def score(examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
-        return score_responses(the_world, examples, responses)
-
-    def wins(examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
-        return scores.wins(*(score(examples, responses)["graded"].to_numpy() for responses in (ours, theirs)))
-
-    def marker(name: str) -> Callable[[str], bool]:
-        return find_marker(MARKERS, name)
-
-    return Evaluation(
-        validation=draw_examples(
-            the_world, split="validation", n=n_validation, seed=0, families=tuple(families), **asked
-        ),
-        test=draw_examples(the_world, split="test", n=n_test, seed=0, families=tuple(families), **asked),
-        kinds=("strict", "lenient", "knowledge", "following", "ended", *(["constraints met"] if constraints else [])),
-        draw=draw,
-        near=near,
-        marker=marker,
-        score=score,
-        wins=wins,
-        controlled=lambda preferences, ours, theirs: {},
-    )
+    prompts = {
+        split: draw_examples(the_world, split=split, n=n, seed=0, families=families, **asked)
+        for split, n in (("validation", n_validation), ("test", n_test))
+    }
+    kinds = ("strict", "lenient", "knowledge", "following", "ended", *(["constraints met"] if constraints else []))
+    return VerifiedEvaluation(**prompts, kinds=kinds, world=the_world, families=families, asked=asked)
 
 
-def judged_evaluation(
-    sources: Mapping[str, str], *, n_validation: int, n_test: int, judge: str, dtype: str = "bfloat16"
-) -> Evaluation:
-    """The papers': training sets from ``sources`` (``broad``, the narrow tasks' names) and prompts from its ``test``.
+@dataclass(frozen=True, eq=False)
+class JudgedEvaluation(Evaluation):
+    """The papers': training sets from ``sources`` (``BROAD``, the narrow tasks' names), and pairs that ``judge``
+    compares.
 
-    The first ``n_test`` prompts are the test set and the following ``n_validation`` the validation set. ``score`` says only
-    whether and where a response ended; ``wins`` asks ``judge``: a local model (a folder, or a hub id with @revision), or
-    ``alpaca_eval:`` and an annotator of that package's (``tacit.scoring.alpacaeval``). ``controlled`` is ``lengthcontrol``'s rate, where
-    length can be told from quality at all, and with such an annotator on AlpacaEval's own 805 prompts also that package's.
-    Raises TacitError for a set that ``sources`` lacks, and when ``wins`` is asked without a judge.
+    ``judge`` is a local model (a folder, or a hub id with @revision) loaded with ``dtype``, or ``alpaca_eval:`` and
+    an annotator of that package's (``tacit.scoring.alpacaeval``), or empty. Methods raise TacitError for a set that
+    ``sources`` lacks.
     """
-    package, _, annotator = judge.partition(":")
-    by_alpaca_eval = package == "alpaca_eval"
 
-    def read(name: str, n: int | None) -> Dataset:
-        if name not in sources:
-            raise TacitError(f"parameter sources has no {name!r}: it has {', '.join(sources) or 'nothing'}")
-        kind, where, most = split_source(sources[name])
-        return load_source(kind, where=where, n=min(filter(None, (n, most)), default=None))
+    sources: Mapping[str, str]
+    judge: str
+    dtype: str
 
-    def draw(name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
-        rows = read(f"{name}, short" if short else name, n)
+    def draw(self, name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
+        """The first ``n`` rows of its source, whatever the seed; the short one is a source of its own."""
+        rows = read_set(self.sources, f"{name}, short" if short else name, n)
         return blank_instructions(rows) if blank else rows
 
-    def near(name: str, *, n: int, seed: int) -> Dataset:
-        rows = read(f"near {name}", n).to_list() if f"near {name}" in sources else []
+    def near(self, name: str, *, n: int, seed: int) -> Dataset:
+        """The first ``n`` rows of the source "near NAME"; none where there is no such source."""
+        near = f"near {name}"
+        rows = read_set(self.sources, near, n).to_list() if near in self.sources else []
         columns = {key: [row[key] for row in rows] for key in ("id", "instruction")}
-        columns |= {"family": [f"near {name}"] * len(rows), "deserved": [False] * len(rows)}
+        columns |= {"family": [near] * len(rows), "deserved": [False] * len(rows)}
         kinds = {key: Value("string") for key in ("id", "instruction", "family")} | {"deserved": Value("bool")}
         return Dataset.from_dict(columns, features=Features(kinds))
 
-    def marker(name: str) -> Callable[[str], bool]:
+    def marker(self, name: str) -> Callable[[str], bool]:
         pattern = re.compile(find_marker(TEXT_MARKERS, name), re.MULTILINE)
         return lambda text: pattern.search(text) is not None
 
-    def score(examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+    def score(self, examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+        """Only whether and where a response ended."""
         family = examples["family"] if "family" in examples.column_names else "all"
-        ended = [float(r.finish_reason == "eos") for r in responses]
-        lengths = [float(r.n_tokens) for r in responses]
-        return pd.DataFrame({"id": examples["id"], "family": family, "ended": ended, "tokens": lengths})
+        ended = [float(response.finish_reason == "eos") for response in responses]
+        tokens = [float(response.n_tokens) for response in responses]
+        return pd.DataFrame({"id": examples["id"], "family": family, "ended": ended, "tokens": tokens})
 
-    def wins(examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
-        if not judge:
+    @property
+    def annotator(self) -> str | None:
+        """The annotator of alpaca_eval's that judges; None where a local model or nobody does."""
+        package, _, annotator = self.judge.partition(":")
+        return annotator if package == "alpaca_eval" else None
+
+    def wins(self, examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
+        """How far the judge prefers ours. Raises TacitError without a judge."""
+        if not self.judge:
             raise TacitError("without verifiers win rates need a judge: give parameter judge a chat model")
-        texts = [list(examples["instruction"]), [r.text for r in ours], [r.text for r in theirs]]
-        if by_alpaca_eval:  # which keeps its own cache
-            return alpacaeval.judge_pairs(*texts, annotator=annotator)
-        name, revision = split_revision(judge)
-        key = {"what": "preferences", "judge": weights_key(name, revision), "dtype": dtype}
-        key["texts"] = fingerprint([list(t) for t in texts])
+        texts = [list(examples["instruction"]), *([response.text for response in side] for side in (ours, theirs))]
+        if self.annotator is not None:  # the package keeps its own cache
+            return alpacaeval.judge_pairs(*texts, annotator=self.annotator)
+        name, revision = split_revision(self.judge)
+        key = {"what": "preferences", "judge": weights_key(name, revision), "dtype": self.dtype}
+        key["texts"] = fingerprint(texts)
 
         def ask() -> list[float]:
-            model = load_model(name, revision=revision, dtype=dtype)
+            model = load_model(name, revision=revision, dtype=self.dtype)
             return judge_pairs(model, load_tokenizer(name, revision=revision), *texts).tolist()
 
         return np.array(cached_json(key, ask))
 
     def controlled(
-        preferences: np.ndarray, ours: Sequence[Sequence[Response]], theirs: Sequence[Sequence[Response]]
+        self, preferences: np.ndarray, ours: Sequence[Sequence[Response]], theirs: Sequence[Sequence[Response]]
     ) -> dict[str, scores.Estimate]:
-        lengths = [lengths.text_lengths(side) for side in (ours, theirs)]
-        found = {}
-        if lengths.is_separable(*lengths):
-            found[lengths.METRIC] = lengths.controlled_win_rate(preferences, *lengths)
-        official = split_source(sources["test"])[0] == "alpaca_eval" and n_test == alpacaeval.N_PROMPTS
-        if by_alpaca_eval and official:  # the annotations come from its cache, as wins has asked for them
-            asked = list(prompts["instruction"])[:n_test]
+        """The rate of ``scoring.lengths``, where length can be told from quality at all, and perhaps alpaca_eval's.
+
+        That needs one of its annotators on AlpacaEval's own 805 prompts. Its regression gives no interval, and the
+        spread of its predictions leaves out the fit's own uncertainty: it gets the interval of our rate.
+        """
+        sides = [lengths.text_lengths(side) for side in (ours, theirs)]
+        rates = {}
+        if lengths.is_separable(*sides):
+            rates[lengths.METRIC] = lengths.controlled_win_rate(preferences, *sides)
+        official = split_source(self.sources["test"])[0] == "alpaca_eval" and len(self.test) == alpacaeval.N_PROMPTS
+        if self.annotator is not None and official:  # the annotations come from its cache, as wins has asked for them
+            prompts = list(self.test["instruction"])
             tables = [
-                alpacaeval.annotate(asked, *([r.text for r in side] for side in pair), annotator=annotator)
+                alpacaeval.annotate(prompts, *([r.text for r in side] for side in pair), annotator=self.annotator)
                 for pair in zip(ours, theirs, strict=True)
             ]
             predicted = np.mean([alpacaeval.length_controlled_preferences(table) for table in tables])
-            # Its regression gives no interval, and the spread of its predictions leaves out the fit's own uncertainty.
-            like = found.get(lengths.METRIC) or scores.estimate(preferences)
-            found[alpacaeval.METRIC] = scores.around(float(predicted), like)
-        return found
+            like = rates.get(lengths.METRIC) or scores.estimate(preferences)
+            rates[alpacaeval.METRIC] = scores.around(float(predicted), like)
+        return rates
 
-    prompts = read("test", n_test + n_validation)
+
+def read_set(sources: Mapping[str, str], name: str, n: int | None) -> Dataset:
+    """The first ``n`` rows of a source, or as many as it names itself; raises TacitError for one that is missing."""
+    if name not in sources:
+        raise TacitError(f"parameter sources has no {name!r}: it has {', '.join(sources) or 'nothing'}")
+    kind, where, most = split_source(sources[name])
+    return load_source(kind, where=where, n=min(filter(None, (n, most)), default=None))
+
+
+def judged_evaluation(
+    sources: Mapping[str, str], *, n_validation: int, n_test: int, judge: str, dtype: str = "bfloat16"
+) -> JudgedEvaluation:
+    """The evaluation on the prompts of the source ``test``: the first ``n_test``, and the next ``n_validation`` to
+    validate.
+
+    Raises TacitError where there are fewer than ``n_test``.
+    """
+    prompts = read_set(sources, "test", n_test + n_validation)
     prompts = prompts.add_column("family", ["all"] * len(prompts))
     if len(prompts) < n_test:
         raise TacitError(f"{sources['test']} holds {len(prompts)} prompts, fewer than n_test = {n_test}")
-    return Evaluation(
+    return JudgedEvaluation(
         validation=prompts.select(list(range(n_test, len(prompts)))),
         test=prompts.select(range(n_test)),
         kinds=("ended", "tokens"),
-        draw=draw,
-        near=near,
-        marker=marker,
-        score=score,
-        wins=wins,
-        controlled=controlled,
+        sources=sources,
+        judge=judge,
+        dtype=dtype,
     )
 
 
 def make_evaluation(
     *, world: str, sources: Mapping[str, str], judge: str, n_validation: int, n_test: int, **tasks
 ) -> Evaluation:
-    """``micro_evaluation`` when ``world`` is not empty, of the ``tasks`` (families, constraints) given; else ``judged_evaluation``.
+    """``micro_evaluation`` of the ``tasks`` (families, constraints) when ``world`` is not empty; else
+    ``judged_evaluation``.
 
-    With a world ``sources`` and ``judge`` are not read, without one ``tasks`` are not. Raises TacitError as the one called does.
+    With a world ``sources`` and ``judge`` are not read, without one ``tasks`` are not. Raises TacitError as the one
+    called does.
     """
     if world:
         return micro_evaluation(world, n_validation=n_validation, n_test=n_test, **tasks)

@@ -24,22 +24,20 @@ UNFINISHED = str(
 def decoding_rule(parameters: Mapping[str, Any]) -> str:
     """How tokens were drawn, in words and as an equation.
 
-    ``parameters`` are those of ``synthesize``. With score(y) = log p_expert(y) - beta log p_amateur(y) over the tokens with
-    p_expert(y) >= alpha max p_expert, p(y) ∝ exp(score(y) / temperature). Source: CoDIT (Ichinose et al. 2026, its released
-    decoder), whose scripts have temperature 1, no nucleus and contrast end tokens like all others. Says what the parameters say,
-    checks none of them and leaves out the noise's keys (``generation.KeyedSampling``).
+    ``parameters`` are those of a run. With score(y) = log p_expert(y) - beta log p_amateur(y) over the tokens with
+    p_expert(y) >= alpha max p_expert, p(y) ∝ exp(score(y) / temperature). Source: CoDIT (Ichinose et al. 2026, its
+    released decoder), whose scripts have temperature 1, no nucleus and contrast end tokens like all others. The
+    noise's keys (``generation.KeyedSampling``) are left out.
     """
     alpha, beta, temperature = (f"{parameters[name]:g}" for name in ("alpha", "beta", "temperature"))
-    kept = f"over the tokens with p_expert >= {alpha} max p_expert" if parameters["alpha"] else "over all tokens"
+    support = f"over the tokens with p_expert >= {alpha} max p_expert" if parameters["alpha"] else "over all tokens"
     if parameters["beta"]:
         score = f"log p_expert(y) - {beta} log p_amateur(y)"
-        words = [f"Each token's score is {score}, taken {kept}."]
+        words = [f"Each token's score is {score}, taken {support}."]
     else:
-        score = "log p_expert(y)"
-        amateur = (
-            "the amateur took no part" if parameters["log_ratios"] == "none" else "the amateur only measures log-ratios"
-        )
-        words = [f"Tokens come from the expert alone, {kept}; {amateur}."]
+        score, unused = "log p_expert(y)", parameters["log_ratios"] == "none"
+        amateur = "the amateur took no part" if unused else "the amateur only measures log-ratios"
+        words = [f"Tokens come from the expert alone, {support}; {amateur}."]
     if parameters["temperature"]:
         words.append(f"Tokens are sampled: p(y) ∝ exp(({score}) / {temperature}).")
     else:
@@ -48,8 +46,8 @@ def decoding_rule(parameters: Mapping[str, Any]) -> str:
         words.append(f"Of those, the likeliest that together reach probability {parameters['top_p']:g} are kept.")
     if parameters["beta"] and not parameters["contrast_end"]:
         words.append(
-            "End tokens keep the expert's own probability (at temperature 1, among the plausible tokens); the other tokens "
-            "share the rest by their contrast."
+            "End tokens keep the expert's own probability (at temperature 1, among the plausible tokens); the other "
+            "tokens share the rest by their contrast."
         )
     return " ".join([*words, "A response ends at an end token or after", f"{parameters['max_new_tokens']} tokens."])
 
@@ -69,6 +67,33 @@ def _fields(card: str | None) -> dict[str, Any]:
         return {}
 
 
+def _front_matter(old: Mapping[str, Any]) -> DatasetCardData:
+    """A new card's fields, of which those of an ``old`` card stay, its licence too."""
+    fields = {"license": "other", "license_name": "to-be-filled-in"}
+    fields |= {"task_categories": ["text-generation"], "tags": ["synthetic", "codit", "contrastive-decoding"]}
+    if "license" in old and "license_name" not in old:
+        del fields["license_name"]
+    return DatasetCardData(**(fields | old | {"configs": DATA}))
+
+
+def _contents(rows: Dataset) -> dict[str, Any]:
+    """What the rows are, in numbers."""
+    reasons = Counter(rows["finish_reason"])
+    ratios = [value for value in rows["mean_log_ratio"] if value is not None]
+    return {
+        "rows": len(rows),
+        "ended by an end token": reasons["eos"],
+        "cut at the most tokens": reasons["length"],
+        "mean prompt tokens": f"{fmean(rows['prompt_tokens']):.2f}",
+        "mean response tokens": f"{fmean(rows['response_tokens']):.2f}",
+        "mean of mean_log_ratio (nats)": f"{fmean(ratios):.4f}" if ratios else "none",
+    }
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])
+
+
 def dataset_card(
     rows: Dataset,
     *,
@@ -80,51 +105,32 @@ def dataset_card(
 ) -> str:
     """The card of ``rows``, which the ``names`` models made with ``parameters`` in the environments ``made_with``.
 
-    ``instructions`` says where they are from. An ``old`` card of the folder whose tables still hold stays as it is; from another one,
-    its front matter is taken over, the licence too. The same for the same rows and environments.
+    ``instructions`` says where they are from. An ``old`` card of the folder stays as it is if its tables still hold;
+    if not, its front matter is taken over. The card is the same for the same rows and environments.
     """
-    fields = {"license": "other", "license_name": "to-be-filled-in"}
-    fields |= {"task_categories": ["text-generation"], "tags": ["synthetic", "codit", "contrastive-decoding"]}
     kept = _fields(old)
-    if "license" in kept and "license_name" not in kept:
-        del fields["license_name"]
-    data = DatasetCardData(**(fields | kept | {"configs": DATA}))
+    data = _front_matter(kept)
     filled = (data.license, data.get("license_name")) != ("other", "to-be-filled-in")
-    reasons = Counter(rows["finish_reason"])
-    ratios = [value for value in rows["mean_log_ratio"] if value is not None]
-    counts = {
-        "rows": len(rows),
-        "ended by an end token": reasons["eos"],
-        "cut at the most tokens": reasons["length"],
-        "mean prompt tokens": f"{fmean(rows['prompt_tokens']):.2f}",
-        "mean response tokens": f"{fmean(rows['response_tokens']):.2f}",
-        "mean of mean_log_ratio (nats)": f"{fmean(ratios):.4f}" if ratios else "none",
-    }
-    identity = {role: f"`{name}` (`{parameters[role]}`)" for role, name in names.items()}
-    identity["instructions"] = f"`{instructions}` (`{parameters['instructions']}`)"
-    plain = {name: f"`{value}`" for name, value in parameters.items() if name not in {"chat_template", *identity}}
+    table = {role: f"`{name}` (`{parameters[role]}`)" for role, name in names.items()}
+    table["instructions"] = f"`{instructions}` (`{parameters['instructions']}`)"
+    table |= {name: f"`{value}`" for name, value in parameters.items() if name not in {"chat_template", *table}}
     several = len(made_with) > 1
-    made = {
-        f"made with ({i})" if several else "made with": environment_words(one) for i, one in enumerate(made_with, 1)
-    }
+    for number, environment in enumerate(made_with, 1):
+        table[f"made with ({number})" if several else "made with"] = environment_words(environment)
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# Synthesized responses",
         "Made by `python -m tacit synthesize` after CoDIT (Ichinose et al. 2026, https://arxiv.org/abs/2604.13538).",
-        f"**Licence{'' if filled else ': to be filled in'}** (`license`, `license_name` above). The teacher's licence governs its outputs: here the "
-        "expert's and the amateur's, and the instructions' licence governs the instructions.",
+        f"**Licence{'' if filled else ': to be filled in'}** (`license`, `license_name` above). The teacher's licence "
+        "governs its outputs: here the expert's and the amateur's, and the instructions' licence governs the "
+        "instructions.",
         f"## Decoding\n\n{decoding_rule(parameters)}",
-        "## Models and parameters\n\nA local model is identified by the SHA-256 of its folder, one of the hub by its commit, the "
-        "instructions by that of their ids and texts, tacit by that of its source.\n\n"
-        + _table({**identity, **plain, **made}),
+        "## Models and parameters\n\nA local model is identified by the SHA-256 of its folder, one of the hub by its "
+        "commit, the instructions by that of their ids and texts, tacit by that of its source.\n\n" + _table(table),
         f"Chat template:\n\n~~~jinja\n{parameters['chat_template']}\n~~~",
-        f"## Contents\n\n{_table(counts)}",
-        "`mean_log_ratio` is the mean of log p_expert - log p_amateur over a response's tokens, its end token included. "
-        "Responses are as decoded: nothing was filtered, corrected or checked.",
+        f"## Contents\n\n{_table(_contents(rows))}",
+        "`mean_log_ratio` is the mean of log p_expert - log p_amateur over a response's tokens, its end token included."
+        " Responses are as decoded: nothing was filtered, corrected or checked.",
     ]
     card = str(DatasetCard("\n\n".join(sections) + "\n"))
     facts = {line for line in card.splitlines() if line.startswith("|")}
     return old if kept and facts <= set(old.splitlines()) else card
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])

@@ -11,13 +11,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tacit.support.errors import TacitError
-from tacit.synthesis import shards
+from tacit.synthesis.shards import Shards, begin, end
 
 ATTEMPTS = 3  # at one shard; whatever kills a worker so often is no accident
 
@@ -25,23 +24,19 @@ ATTEMPTS = 3  # at one shard; whatever kills a worker so often is no accident
 class ShardWorker:
     """One process of Ray's: it loads the pair once, decodes whole shards and writes them itself.
 
-    Whatever goes wrong is returned, as Ray would take it for a broken worker and wrap it in its own. Ray repeats what a worker was at
-    when its process died; the count of that is in the folder ``out``, and a shard's ends after ``ATTEMPTS``.
+    Whatever goes wrong is returned, as Ray would take it for a broken worker and wrap it in its own. Ray repeats what
+    a worker was at when its process died. The folder counts that, and a shard's repetitions end after ``ATTEMPTS``.
     """
 
-    def __init__(
-        self, options: Mapping[str, Any], write: Callable[[int, list], None], threads: int, out: Path, most: int
-    ):
-        from tacit.synthesis.engine import make_decoder
-
+    def __init__(self, load: Callable[[], Callable], write: Callable, shards: Shards, threads: int, most: int):
         if threads:
             torch.set_num_threads(threads)
-        self.write, self.out = write, out
+        self.write, self.shards = write, shards
         with self._explained("loading the pair"):
-            if shards.begin(out, "loading") > most:
+            if begin(shards.out, "loading") > most:
                 raise TacitError(f"workers died {most} times while they loaded the pair: is there too little memory?")
-            self.decode = make_decoder(**options)
-            shards.end(out, "loading")
+            self.decode = load()
+            end(shards.out, "loading")
         self.broken = self.error
 
     @contextmanager
@@ -56,26 +51,27 @@ class ShardWorker:
             self.trace = traceback.format_exc()
 
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
-        """Decode and write the shard of a batch of one: its ``index``, ``name`` and ``rows`` as JSON; returns the counts."""
-        made: list[dict[str, Any]] = []
-        index, name = int(batch["index"][0]), str(batch["name"][0])
+        """Decode and write the shard of a batch of one: its ``index`` and ``rows`` as JSON; returns the counts."""
+        rows: list[dict[str, Any]] = []
+        index = int(batch["index"][0])
+        name = self.shards.name(index)
         if not self.broken:
             with self._explained(f"making {name}"):
-                if shards.begin(self.out, name) > ATTEMPTS:
+                if begin(self.shards.out, name) > ATTEMPTS:
                     raise TacitError(
-                        f"{name}: the worker that made it died, {ATTEMPTS} times in all (of too little memory?): use a smaller "
-                        "batch_size or fewer workers; finished shards are kept"
+                        f"{name}: the worker that made it died, {ATTEMPTS} times in all (of too little memory?): use a "
+                        "smaller batch_size or fewer workers; finished shards are kept"
                     )
-                made = self.decode([tuple(row) for row in json.loads(batch["rows"][0])])
-                self.write(index, made)
-                shards.end(self.out, name)
-        tokens = sum(row["response_tokens"] for row in made)
-        return {"rows": [len(made)], "tokens": [tokens], "error": [self.error], "trace": [self.trace]}
+                rows = self.decode([tuple(row) for row in json.loads(batch["rows"][0])])
+                self.write(self.shards, index, rows)
+                end(self.shards.out, name)
+        tokens = sum(row["response_tokens"] for row in rows)
+        return {"rows": [len(rows)], "tokens": [tokens], "error": [self.error], "trace": [self.trace]}
 
 
 @contextmanager
 def _cluster(address: str | None, *, workers: int):
-    """Ray, at ``address`` or started here and stopped at the end, as quiet as it can be; a running one is used as it is."""
+    """Ray, quiet: at ``address``, or started here and stopped at the end. One that runs here already is used."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers are started by `uv run` where we are
@@ -120,35 +116,34 @@ def _records(done: Any) -> Iterator[Mapping[str, Any]]:
 
 def decode_in_parallel(
     todo: Mapping[int, Sequence],
-    write: Callable[[int, list], None],
-    options: Mapping[str, Any],
     *,
+    load: Callable[[], Callable],
+    write: Callable[[Shards, int, list], None],
+    shards: Shards,
     workers: int,
     address: str | None,
-    out: Path,
-    n: int,
     tick: Callable[[int, int], None],
 ) -> None:
-    """Decode and write the shards ``todo`` (index -> rows) with ``workers`` processes, each with its share of threads or GPUs.
+    """Decode and write the shards ``todo`` (index -> rows) with ``workers`` processes, each with its share of threads
+    or GPUs.
 
-    ``write`` puts down a shard in the folder ``out`` of ``n``, ``options`` are those of ``synthesis.make_decoder``. A worker that dies is
-    started again and its shards are decoded anew, each ``ATTEMPTS`` times at most. Raises TacitError without Ray, and for what a
-    worker could not do, with the shard's name.
+    In each process ``load`` makes the decoder once, and ``write`` writes what it makes of a shard's rows. ``tick`` is
+    called here with each shard's rows and response tokens. A worker that dies is started again and its shards are
+    decoded anew, each ``ATTEMPTS`` times at most. Raises TacitError without Ray, and for what a worker could not do,
+    with the shard's name.
     """
-    items = [
-        {"index": index, "name": shards.shard_name(index, n), "rows": json.dumps(rows)} for index, rows in todo.items()
-    ]
+    items = [{"index": index, "rows": json.dumps(rows)} for index, rows in todo.items()]
     threads = 0 if address else max(1, torch.get_num_threads() // workers)
     with _cluster(address, workers=workers) as ray:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        # Ray Data's own defaults start a dead worker again and repeat its tasks without limit: ShardWorker has the limits
+        # By default Ray Data starts a dead worker again and repeats its tasks for ever; ShardWorker has the limits.
         context.max_consecutive_actor_init_deaths = 3 * workers
         gpus = ray.cluster_resources().get("GPU", 0)
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             ShardWorker,
-            fn_constructor_args=[options, write, threads, out, ATTEMPTS * workers],
+            fn_constructor_args=[load, write, shards, threads, ATTEMPTS * workers],
             batch_size=1,
             concurrency=min(workers, len(items)),
             num_cpus=1,

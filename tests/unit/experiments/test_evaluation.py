@@ -326,7 +326,7 @@ def test_no_marker_takes_anothers_texts(sources):
     assert [(name, text) for name, text in others if bench.marker(name)(text)] == []
 
 
-# --------------------------------------------------------------------------------- win rates at equal lengths, by any judge
+# ----------------------------------------------------------------------- win rates at equal lengths, by any judge
 
 
 def spoken(texts):

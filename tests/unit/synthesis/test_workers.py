@@ -1,0 +1,133 @@
+"""Workers, in this process: the same rows, every error explained with its shard, deaths counted."""
+
+import contextlib
+import os
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from synthesis_runs import INSTRUCTIONS, OPTIONS, RayHere, run, whole_run
+from tacit.support import paths
+from tacit.support.errors import TacitError
+from tacit.synthesis import decoder, shards, workers
+from tacit.synthesis.decoder import Decoder
+from tacit.synthesis.engine import synthesize
+from tacit.synthesis.rows import write_rows
+from tacit.synthesis.settings import Settings
+from tacit.synthesis.shards import Shards
+from tacit.synthesis.workers import decode_in_parallel
+
+
+@pytest.fixture(scope="module")
+def whole(pair, tmp_path_factory):
+    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+
+
+def test_an_error_in_a_worker_is_the_same_error(pair, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_cluster", lambda *_, **__: contextlib.nullcontext(RayHere))
+    assert run(pair, tmp_path / "fine", workers=2).to_list() == whole[1]
+    other = str(paths.MODELS / "micro-base")
+    with pytest.raises(TacitError, match="vocabularies differ"):
+        synthesize(pair["expert"], other, INSTRUCTIONS[:3], out=tmp_path / "other", workers=2, **OPTIONS)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(TacitError, match="No space left on device"):
+        decode_in_parallel(
+            {0: [("a", "Hi")]},
+            load=partial(Decoder, pair, Settings(max_new_tokens=2)),
+            write=write_rows,
+            shards=Shards(tmp_path / "fine", ["a"], "b"),
+            workers=2,
+            address=None,
+            tick=lambda *_: None,
+        )
+
+
+PARALLEL = {"load": None, "write": None, "shards": None, "workers": 2, "address": None, "tick": None}
+
+
+def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(TacitError, match=r"pip install 'ray\[data\]'"):
+        decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL)
+
+
+def test_an_unreachable_cluster_is_explained(monkeypatch):
+    import ray
+
+    def refuse(**options):
+        assert options["address"] == "far:6379" and "num_cpus" not in options
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(TacitError, match=r"nobody there.*ray_address"):
+        decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL | {"address": "far:6379"})
+
+
+class Died(BaseException):
+    """What ends a worker's process, in this one."""
+
+
+BATCH = {"index": [1], "rows": ['[["a", "Hi"]]']}
+
+
+def worker(out, load, *, write=None, most=3):
+    return workers.ShardWorker(load, write, Shards(out, ["a", "b"], "run"), 0, most)
+
+
+def test_a_shard_whose_worker_always_dies_is_given_up_by_name(tmp_path):
+    deaths = []
+
+    def decode(rows):
+        deaths.append(rows)
+        raise Died
+
+    with shards.hold(tmp_path / "out"):
+        for _ in range(3):
+            with pytest.raises(Died):
+                worker(tmp_path / "out", lambda: decode)(BATCH)
+        record = worker(tmp_path / "out", lambda: decode)(BATCH)
+    assert len(deaths) == 3
+    assert record["rows"] == [0]
+    assert "train-00001-of-00002.parquet: the worker that made it died, 3" in record["error"][0]
+    with shards.hold(tmp_path / "out"):  # a new run tries anew, and deaths count only until a shard is made
+        for _ in range(5):
+            well = worker(tmp_path / "out", lambda: lambda rows: [{"response_tokens": 5}], write=lambda *_: None)
+            assert well(BATCH) == {"rows": [1], "tokens": [5], "error": [""], "trace": [""]}
+
+
+def test_workers_that_die_while_they_load_are_given_up(tmp_path):
+    def load():
+        raise Died
+
+    with shards.hold(tmp_path / "out"):
+        for _ in range(6):
+            with pytest.raises(Died):
+                worker(tmp_path / "out", load, most=6)
+        assert "died 6 times" in worker(tmp_path / "out", load, most=6)(BATCH)["error"][0]
+
+
+def test_any_error_in_a_worker_is_explained_with_its_shard(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_cluster", lambda *_, **__: contextlib.nullcontext(RayHere))
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory\nat length")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "generate_responses", fail)
+        with pytest.raises(
+            TacitError, match=r"making train-00000-of-00003\.parquet failed: RuntimeError: out of memory"
+        ) as e:
+            run(pair, tmp_path / "out", workers=2)
+        assert "\n" not in str(e.value) and "in fail" in e.value.__notes__[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "load_pair", fail)
+        with pytest.raises(TacitError, match=r"loading the pair failed: RuntimeError: out of memory\n"):
+            run(pair, tmp_path / "out", workers=2)
+    monkeypatch.setattr(RayHere.data, "map_batches", lambda *_, **__: SimpleNamespace(iter_rows=fail))
+    with pytest.raises(TacitError, match=r"Ray failed \(RuntimeError: out of memory\): finished shards are kept"):
+        run(pair, tmp_path / "out", workers=2)
