@@ -61,7 +61,7 @@ def select_epochs(
     validate: Callable[[PreTrainedModel, dict], float],
     **settings,
 ) -> tuple[int, list[dict]]:
-    """How many epochs an arm is tuned for: the choice with the best validation score, the fewest of equals.
+    """How many epochs an arm is tuned for: the choice with the best validation score, of equals the smallest.
 
     Each choice is a run of its own with its own schedule, and its last epoch counts (Hewitt et al. 2024, section 3).
     ``validate`` scores a model, given with its key, on *validation* prompts; higher is better. Returns the epochs and
@@ -144,7 +144,7 @@ def tuned_responses(
     max_new_tokens: int,
     **settings,
 ) -> tuple[list[list[Response]], dict]:
-    """An arm: epochs selected, one model tuned per seed, each seed's greedy responses to ``prompts``.
+    """The greedy responses of an arm to ``prompts``: its epochs are selected, then one model is tuned for each seed.
 
     ``draw(seed=...)`` gives a training set; ``settings`` are ``finetune``'s, with revision and dtype. The epochs are
     selected with ``selection_seed``, which should not be among ``seeds``. Returns the responses, one list per seed,

@@ -80,15 +80,15 @@ def cached_json(key: dict[str, Any], make: Callable[[], Any]) -> Any:
 
 def cached_model(key: dict[str, Any], make: Callable[[], tuple[PreTrainedModel, Any]]) -> tuple[PreTrainedModel, Any]:
     """The model and JSON record that ``make`` returns for ``key``; a hit is loaded with the saved dtype."""
-    made: list[PreTrainedModel] = []
+    trained: list[PreTrainedModel] = []
 
     def fill(folder: Path) -> None:
         model, record = make()
         with without_progress_bars():
             model.save_pretrained(folder)
         (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
-        made.append(model)
+        trained.append(model)
 
     folder = cached_folder(key, fill)
-    model = made[0] if made else load_model(str(folder), dtype="auto")
+    model = trained[0] if trained else load_model(str(folder), dtype="auto")
     return model, json.loads((folder / "record.json").read_text(encoding="utf-8"))

@@ -28,14 +28,14 @@ def synthetic_data(expert: str, amateur: str, instructions: Dataset, *, batch_si
     null. Raises as ``identity.weights_key`` and ``synthesize`` do.
     """
     names = {"expert": split_revision(expert), "amateur": split_revision(amateur)}
-    asked = instructions.select_columns(["id", "instruction"])
+    columns = instructions.select_columns(["id", "instruction"])
     key = {role: weights_key(name, revision) for role, (name, revision) in names.items()}
-    key |= {"what": "synthetic data", "instructions": data_key(asked), "settings": settings, "batch_size": batch_size}
+    key |= {"what": "synthetic data", "instructions": data_key(columns), "settings": settings, "batch_size": batch_size}
     options = settings | {f"{role}_revision": revision for role, (_, revision) in names.items()}
 
     def make(folder: Path) -> None:
         pair = (name for name, _ in names.values())
-        synthesize(*pair, asked, out=folder, batch_size=batch_size, log_ratios="none", say=None, **options)
+        synthesize(*pair, columns, out=folder, batch_size=batch_size, log_ratios="none", say=None, **options)
 
     return Dataset(pq.read_table(cached_folder(key, make) / "data"))
 
@@ -52,13 +52,13 @@ def student_tokenizer(student: str) -> PreTrainedTokenizerBase:
 def fitting(examples: Dataset, students: Sequence[str], *, max_length: int) -> Dataset:
     """The ``examples`` whose instruction leaves room for a response within ``max_length`` tokens of every student.
 
-    For one token at least: responses are not measured, and ``finetune`` cuts what is too long. Raises TacitError as
-    ``student_tokenizer`` does.
+    Room for one token is enough: responses are not measured, and ``finetune`` cuts what is too long. Raises TacitError
+    as ``student_tokenizer`` does.
     """
     tokenizers = [student_tokenizer(student) for student in students]
     rows = enumerate(examples["instruction"])
-    kept = [i for i, text in rows if all(len(encode_prompt(t, text)) < max_length for t in tokenizers)]
-    return examples.select(kept) if len(kept) < len(examples) else examples
+    fits = [i for i, text in rows if all(len(encode_prompt(t, text)) < max_length for t in tokenizers)]
+    return examples.select(fits) if len(fits) < len(examples) else examples
 
 
 def teach(
@@ -71,11 +71,10 @@ def teach(
     max_new_tokens: int,
     **settings,
 ) -> list[Response]:
-    """The greedy responses to ``prompts`` of ``student`` (a folder, or a hub id with @revision) tuned on ``data``,
-    from the cache or now.
+    """The greedy responses to ``prompts`` of a student that is tuned on ``data``, from the cache or now.
 
-    ``settings`` are ``finetune``'s, with dtype. Raises as ``student_tokenizer``, ``tuned_model`` and
-    ``generate_responses`` do.
+    ``student`` is a folder, or a hub id with @revision; ``settings`` are ``finetune``'s, with dtype. Raises as
+    ``student_tokenizer``, ``tuned_model`` and ``generate_responses`` do.
     """
     name, revision = split_revision(student)
     tokenizer = student_tokenizer(student)
@@ -94,7 +93,7 @@ def as_responses(data: Dataset) -> list[Response]:
 def distinct_ngrams(texts: Sequence[str], *, n: int = 2) -> float:
     """Distinct word n-grams over all of them, a measure of diversity from 0 to 1 (Li et al. 2016, distinct-n).
 
-    It falls as texts are added, so compare sets of equal size. 0 where no text has ``n`` words.
+    It falls as texts are added, so compare sets of equal size. It is 0 where no text has ``n`` words.
     """
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0

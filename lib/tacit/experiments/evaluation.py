@@ -182,8 +182,7 @@ def micro_evaluation(
 
 @dataclass(frozen=True, eq=False)
 class JudgedEvaluation(Evaluation):
-    """The papers': training sets from ``sources`` (``BROAD``, the narrow tasks' names), and pairs that ``judge``
-    compares.
+    """The papers': training sets from ``sources`` (``BROAD``, the narrow tasks), pairs that ``judge`` compares.
 
     ``judge`` is a local model (a folder, or a hub id with @revision) loaded with ``dtype``, or ``alpaca_eval:`` and
     an annotator of that package's (``tacit.scoring.alpacaeval``), or empty. Methods raise TacitError for a set that
@@ -278,8 +277,7 @@ def read_set(sources: Mapping[str, str], name: str, n: int | None) -> Dataset:
 def judged_evaluation(
     sources: Mapping[str, str], *, n_validation: int, n_test: int, judge: str, dtype: str = "bfloat16"
 ) -> JudgedEvaluation:
-    """The evaluation on the prompts of the source ``test``: the first ``n_test``, and the next ``n_validation`` to
-    validate.
+    """The evaluation on the prompts of the source ``test``: the first ``n_test``, then ``n_validation`` to validate.
 
     Raises TacitError where there are fewer than ``n_test``.
     """
@@ -300,11 +298,9 @@ def judged_evaluation(
 def make_evaluation(
     *, world: str, sources: Mapping[str, str], judge: str, n_validation: int, n_test: int, **tasks
 ) -> Evaluation:
-    """``micro_evaluation`` of the ``tasks`` (families, constraints) when ``world`` is not empty; else
-    ``judged_evaluation``.
+    """``micro_evaluation`` where there is a ``world``, with the ``tasks`` (families, constraints); else the judged one.
 
-    With a world ``sources`` and ``judge`` are not read, without one ``tasks`` are not. Raises TacitError as the one
-    called does.
+    With a world ``sources`` and ``judge`` are not read, without one ``tasks`` are not.
     """
     if world:
         return micro_evaluation(world, n_validation=n_validation, n_test=n_test, **tasks)

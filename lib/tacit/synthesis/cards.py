@@ -108,8 +108,8 @@ def dataset_card(
     ``instructions`` says where they are from. An ``old`` card of the folder stays as it is if its tables still hold;
     if not, its front matter is taken over. The card is the same for the same rows and environments.
     """
-    kept = _fields(old)
-    data = _front_matter(kept)
+    fields = _fields(old)
+    data = _front_matter(fields)
     filled = (data.license, data.get("license_name")) != ("other", "to-be-filled-in")
     table = {role: f"`{name}` (`{parameters[role]}`)" for role, name in names.items()}
     table["instructions"] = f"`{instructions}` (`{parameters['instructions']}`)"
@@ -133,4 +133,4 @@ def dataset_card(
     ]
     card = str(DatasetCard("\n\n".join(sections) + "\n"))
     facts = {line for line in card.splitlines() if line.startswith("|")}
-    return old if kept and facts <= set(old.splitlines()) else card
+    return old if fields and facts <= set(old.splitlines()) else card

@@ -1,5 +1,4 @@
-"""The files of a dataset that is made in shards over several runs: written whole, checked by hash, shown only when
-complete.
+"""The files of a dataset made in shards, over several runs: written whole, checked by hash, shown when complete.
 
 | path in the folder | what |
 |---|---|
@@ -143,12 +142,10 @@ def _write_settings(out: Path, record: dict[str, Any]) -> None:
 
 
 def settle(out: Path, parameters: dict[str, Any], *, shard_size: int, card: str, made_with: dict[str, str]) -> int:
-    """Note ``parameters`` in a folder without shards, or compare them with those noted; returns the folder's rows per
-    shard.
+    """Note ``parameters`` in a folder without shards, or compare them with those noted; returns the rows per shard.
 
-    The rows per shard of shards that are there stay, unless they are among the parameters. ``card`` is written first.
-    Raises TacitError, naming the first parameter that differs from the folder's, and when the folder's cannot be
-    read.
+    Shards that are there keep their size, unless it is among the parameters. ``card`` is written first. Raises
+    TacitError, naming the first parameter that differs from the folder's, and when the folder's cannot be read.
     """
     path = out / "synthesis.json"
     if not path.exists() or not any((out / HIDDEN / "records").iterdir()):
@@ -235,8 +232,7 @@ class Shards:
         return None if sha256 == file_hash(path) else "does not match its SHA-256"
 
     def faults(self) -> dict[int, str]:
-        """What keeps the dataset from being whole: index of a shard -> what is wrong with it, empty if it was not
-        made yet.
+        """What keeps the dataset from being whole: a shard's index -> what is wrong, empty if it was not made yet.
 
         Raises TacitError for files among the shards that are none.
         """

@@ -124,8 +124,7 @@ def decode_in_parallel(
     address: str | None,
     tick: Callable[[int, int], None],
 ) -> None:
-    """Decode and write the shards ``todo`` (index -> rows) with ``workers`` processes, each with its share of threads
-    or GPUs.
+    """Decode and write the shards ``todo`` (index -> rows) with ``workers`` processes, which share threads or GPUs.
 
     In each process ``load`` makes the decoder once, and ``write`` writes what it makes of a shard's rows. ``tick`` is
     called here with each shard's rows and response tokens. A worker that dies is started again and its shards are

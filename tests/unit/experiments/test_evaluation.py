@@ -341,11 +341,11 @@ def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources):
     bench = judged_evaluation(sources, **SIZES)
     rng = np.random.default_rng(0)
     ours, theirs = (spoken([["x" * n for n in row] for row in rng.integers(1, 60, size=(2, 20))]) for _ in range(2))
-    lengths = [np.array([[len(r.text) for r in said] for said in side]) for side in (ours, theirs)]
-    won = (lengths[0] > lengths[1]).astype(float)
-    found = bench.controlled(won, ours, theirs)
-    assert list(found) == ["length-controlled win rate (ours)"]
-    assert found["length-controlled win rate (ours)"] == lengths.controlled_win_rate(won, *lengths)
+    counts = [np.array([[len(r.text) for r in said] for said in side]) for side in (ours, theirs)]
+    won = (counts[0] > counts[1]).astype(float)
+    rates = bench.controlled(won, ours, theirs)
+    assert list(rates) == ["length-controlled win rate (ours)"]
+    assert rates["length-controlled win rate (ours)"] == lengths.controlled_win_rate(won, *counts)
     assert bench.controlled(np.ones((1, 2)), spoken([["aa", "aa"]]), spoken([["a", "a"]])) == {}  # nothing to tell by
 
 
