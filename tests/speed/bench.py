@@ -1,74 +1,56 @@
-"""Speed as ratios: Tacit's way of doing four things against the usual ways, in one process, after a check of equality."""
+"""Speed on this machine as ratios: Tacit's way of doing four things against the usual ways, after a check of equality.
+
+``python tests/speed/bench.py`` writes ``outputs/bench/<device>.json``, in about five minutes on two idle cores.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
-import re
 import statistics
-import tempfile
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import records
 import torch
 from datasets import Dataset
+from shapes import TINY
 from tacit.data.instructions import IGNORED, encode_examples
-from tacit.decoding.generation import (
-    MakeProcessors,
-    Response,
-    end_tokens,
-    finish,
-    generate_responses,
-    pad_left,
-    plain_generation,
-)
+from tacit.decoding.generation import end_tokens, generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.microworld.examples import draw_examples
 from tacit.microworld.world import World, read_world
 from tacit.models.chat import encode_prompt
 from tacit.models.experts import Experts, contrast
 from tacit.models.loading import load_model, load_tokenizer
-from tacit.running.tables import replace_between
-from tacit.support import paths, provenance
+from tacit.support import paths
 from tacit.support.errors import TacitError
-from tacit.support.files import check_schema, read_record, write_record
-from tacit.training.finetuning import collate, epoch_losses, finetune, training_arguments
+from tacit.training.finetuning import collate, finetune
+from timing import Arm, Run, Say, device_here, run_rounds
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForSeq2Seq,
-    DynamicCache,
     LlamaConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     SuppressTokensLogitsProcessor,
-    Trainer,
-    set_seed,
 )
+from usual import ALPHA, BETA, contrast_by_processor, contrast_without_cache, finetune_plainly, generate_alone
 
-Arm = Callable[[int], tuple[int, Any]]  # from the repeat's number to the useful tokens it handled, and its result
-Say = Callable[[str], None]
+Way = Callable[[list[str]], Run]  # the result is the tokens of each prompt's response
 
 BASE, TEACHER = "outputs/models/micro-base", "outputs/models/micro-teacher"
-ALPHA, BETA = 0.1, 0.5  # of the contrastive decoding
 FULL = {
     "rules": {"prompts": 64, "tokens": 100, "slice": 4, "gate": 4},
     "finetuning": {"examples": 320, "epochs": 2, "batch_size": 32, "gate": 24},
     "evaluation": {"prompts": 300, "tokens": 112, "slice": 40, "gate": 16, "examples": 600, "epochs": 2},
     "base evaluation": {"prompts": 300, "tokens": 112, "slice": 12, "gate": 16},
-    "contrast": {
-        "expert": TEACHER,
-        "prompts": 512,
-        "tokens": 112,
-        "slices": [512, 24, 128, 512],
-        "gate": 12,
-        "gate_tokens": 32,
-    }
+    "contrast": {"prompts": 512, "tokens": 112, "gate": 12, "gate_tokens": 32, "slices": [512, 24, 128, 512]}
     | {"batches": [[64, 128, 256], [1, 2, 4], [8, 16, 32, 64], [64, 128, 256]], "calibration": [256, 12, 64, 256]},
 }
 QUICK = {
@@ -76,7 +58,7 @@ QUICK = {
     "finetuning": {"examples": 16, "epochs": 1, "batch_size": 4, "gate": 4},
     "evaluation": {"prompts": 6, "tokens": 8, "slice": 2, "gate": 3, "examples": 8, "epochs": 3},
     "base evaluation": {"prompts": 6, "tokens": 8, "slice": 2, "gate": 3},
-    "contrast": {"expert": None, "prompts": 6, "tokens": 8, "slices": [6, 2, 3, 6], "gate": 3, "gate_tokens": 8}
+    "contrast": {"prompts": 6, "tokens": 8, "gate": 3, "gate_tokens": 8, "slices": [6, 2, 3, 6]}
     | {"batches": [[2, 4], [2], [2, 3], [4]], "calibration": [4, 2, 3, 4]},
 }
 UNIFORM = {  # the paper's Table 8 by the tokens' text; four of them are no token of the micro vocabulary
@@ -85,663 +67,270 @@ UNIFORM = {  # the paper's Table 8 by the tokens' text; four of them are no toke
     **{" We": -3.0, " should": -6.0},
     **dict.fromkeys([" *", " -", "   ", " #", " ##", "\n", "!"], 1.0),
 }
-NAMES = [
-    *("rules", "finetuning", "evaluation", "base evaluation"),
-    *("contrast, no cache", "contrast, two caches", "contrast, tax"),
-]
-
-ARM = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "minLength": 1},
-        "measured": {"type": "string", "minLength": 1},
-        **{key: {"type": "number", "exclusiveMinimum": 0} for key in ("seconds", "seconds_min", "seconds_max", "rate")},
-    },
-    "required": ["name", "measured", "seconds", "seconds_min", "seconds_max", "rate"],
-    "additionalProperties": False,
-}
-BENCH = {
-    "type": "object",
-    "properties": {
-        "name": {"enum": NAMES},
-        "what": {"type": "string", "minLength": 1},
-        "unit": {"type": "string", "minLength": 1},
-        "gate": {"type": "string", "minLength": 1},
-        "arms": {"type": "array", "items": ARM, "minItems": 2, "maxItems": 2},
-        **{key: {"type": "number", "exclusiveMinimum": 0} for key in ("ratio", "ratio_min", "ratio_max", "target")},
-        "bound": {"enum": ["at least", "at most"]},  # what the target is to the ratio
-        "met": {"type": "boolean"},
-        "details": {"type": "object"},
-    },
-    "required": [
-        *("name", "what", "unit", "gate", "arms", "details"),
-        *("ratio", "ratio_min", "ratio_max", "target", "bound", "met"),
-    ],
-    "additionalProperties": False,
-}
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "device": {"type": "string", "minLength": 1},
-        "threads": {"type": "integer", "minimum": 1},
-        "quick": {"type": "boolean"},
-        "repeats": {"type": "integer", "minimum": 1},
-        "benches": {"type": "array", "items": BENCH, "minItems": 1},
-        "commit": {"type": "string"},
-        "dirty": {"type": ["boolean", "null"]},
-        "library_sha256": {"type": "string"},
-        "packages": {"type": "object"},
-        "started": {"type": "string"},
-        "wall_seconds": {"type": "number"},
-    },
-    "required": ["device", "threads", "quick", "repeats", "benches", "commit", "library_sha256", "packages", "started"],
-    "additionalProperties": False,
-}
 
 
-@torch.inference_mode()
-def generate_alone(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    instructions: Sequence[str],
-    *,
-    max_new_tokens: int,
-    use_cache: bool,
-    make_processors: MakeProcessors | None = None,
-) -> list[Response]:
-    """The usual way: greedy ``model.generate`` on one prompt after the other.
+@dataclass
+class Setting:
+    """What every bench is given: models, the world, sizes by bench, and how often to repeat."""
 
-    Without ``use_cache`` the whole prefix is computed again for every token, as the rule adapter of Hewitt et al. was released.
-    """
-    ends, responses = end_tokens(model, tokenizer), []
-    for instruction in instructions:
-        ids = torch.tensor([encode_prompt(tokenizer, instruction)], device=model.device)
-        mask = torch.ones_like(ids)
-        with plain_generation(model, tokenizer):
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                use_cache=use_cache,
-                logits_processor=LogitsProcessorList(make_processors(mask) if make_processors else []),
-            )
-        responses.append(finish(tokenizer, out[0, ids.shape[1] :].tolist(), ends=ends))
-    return responses
+    base: PreTrainedModel  # the amateur of the contrast
+    expert: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    world: World
+    sizes: dict[str, dict[str, Any]]
+    repeats: int
 
+    def run(self, arms: Sequence[Arm], *, repeats: int | None = None) -> None:
+        """Time arms in turns."""
+        run_rounds([arms], device=self.base.device, repeats=repeats or self.repeats, say=lambda line: None)
 
-def finetune_plainly(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Dataset,
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    batch_size: int,
-) -> tuple[PreTrainedModel, list[dict[str, float]]]:
-    """The usual way: transformers' Trainer with its own random order, padding collator and default attention.
+    def prompts(self, name: str, **options: Any) -> list[str]:
+        """The test prompts of a bench."""
+        rows = draw_examples(self.world, split="test", n=self.sizes[name]["prompts"], seed=0, **options)
+        return list(rows["instruction"])
 
-    Loss, optimizer, schedule, precision and batch size are those of ``tacit.training.finetuning.finetune``, and so is what it returns.
-    """
-    set_seed(seed)
-    encoded = encode_examples(tokenizer, examples, max_length=512)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(
-            folder,
-            cpu=model.device.type == "cpu",
-            num_train_epochs=epochs,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.1,
-            seed=seed,
-        )
-        collator = DataCollatorForSeq2Seq(tokenizer)
-        trainer = Trainer(model=model, args=arguments, train_dataset=encoded, data_collator=collator)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return model.eval(), epoch_losses(trainer.state.log_history, epochs=epochs)
+    def ours(self, model: PreTrainedModel, *, tokens: int, sampled: bool = False, **options: Any) -> Way:
+        """Batched generation."""
+        options |= {"max_new_tokens": tokens, "temperature": float(sampled)}
+        generate = partial(generate_responses, model, self.tokenizer, **options)
+        return lambda texts: Run.of([list(response.tokens) for response in generate(texts)])
+
+    def theirs(self, generate: Callable[..., Run], model: PreTrainedModel, *, tokens: int, **options: Any) -> Way:
+        """One of the usual ways."""
+        options["ends"] = end_tokens(self.expert, self.tokenizer)
+
+        def way(texts: list[str]) -> Run:
+            prompts = [encode_prompt(self.tokenizer, text) for text in texts]
+            return generate(model, prompts, [tokens] * len(prompts), **options)
+
+        return way
 
 
-class AmateurContrast(LogitsProcessor):
-    """The usual way of contrastive decoding with ``generate``: the amateur runs inside a logits processor, with a cache of its own."""
-
-    def __init__(self, amateur: PreTrainedModel, prompt_mask: torch.Tensor):
-        self.amateur, self.mask, self.cache = amateur, prompt_mask, DynamicCache(config=amateur.config)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # [B, time], [B, V] -> [B, V]
-        grown = input_ids.shape[1] - self.mask.shape[1]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), grown)], dim=1)
-        new = input_ids.shape[1] - self.cache.get_seq_length()
-        out = self.amateur(
-            input_ids=input_ids[:, -new:],
-            attention_mask=self.mask,
-            position_ids=_positions(self.mask)[:, -new:],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return contrast(scores, out.logits[:, -1], alpha=ALPHA, beta=BETA)
+def take(rows: Sequence, size: int, repeat: int) -> list:
+    """The ``repeat``-th slice of ``size`` rows, from the start again after the end."""
+    return [rows[(repeat * size + i) % len(rows)] for i in range(size)]
 
 
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Each token's position in its left-padded row: [B, time]."""
-    return (mask.cumsum(dim=-1) - 1).clamp(min=0)
+def generating_arm(name: str, way: Way, prompts: Sequence[str], *, size: int) -> Arm:
+    """An arm that answers ``size`` of the prompts, others each time."""
+    which = "all" if size == len(prompts) else f"{size} others of"
+    measured = f"{which} {len(prompts)} prompts each repeat"
+    return Arm(name, lambda repeat: way(take(prompts, size, repeat)), measured=measured)
 
 
-def _padded_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instructions: Sequence[str], *, batch_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The prompts as they come, left-padded: ids and mask, [B, longest] each."""
-    prompts = [encode_prompt(tokenizer, text) for text in instructions]
-    for start in range(0, len(prompts), batch_size):
-        yield pad_left(prompts[start : start + batch_size], tokenizer.pad_token_id, model.device)
-
-
-@torch.inference_mode()
-def contrast_by_processor(
-    expert: PreTrainedModel,
-    amateur: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    instructions: Sequence[str],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    sampled: bool,
-) -> list[Response]:
-    """Contrastive decoding by ``expert.generate`` with ``AmateurContrast``, in batches as the instructions come."""
-    ends, responses = end_tokens(expert, tokenizer), []
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampled else {}
-    for ids, mask in _padded_batches(expert, tokenizer, instructions, batch_size=batch_size):
-        with plain_generation(expert, tokenizer):
-            out = expert.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                logits_processor=LogitsProcessorList([AmateurContrast(amateur, mask)]),
-                **sampling,
-            )
-        responses += [finish(tokenizer, row, ends=ends) for row in out[:, ids.shape[1] :].tolist()]
-    return responses
-
-
-@torch.inference_mode()
-def contrast_without_cache(
-    expert: PreTrainedModel,
-    amateur: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    instructions: Sequence[str],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    sampled: bool,
-) -> list[Response]:
-    """Contrastive decoding by a loop that runs both models on the whole prefix for every token, in batches as they come."""
-    ends, responses = end_tokens(expert, tokenizer), []
-    for ids, mask in _padded_batches(expert, tokenizer, instructions, batch_size=batch_size):
-        width, ended = ids.shape[1], torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        while not ended.all() and ids.shape[1] < width + max_new_tokens:
-            ids, mask = grow_without_cache(expert, amateur, ids, mask, sampled=sampled)
-            ended |= torch.isin(ids[:, -1], torch.tensor(ends, device=ids.device))
-        responses += [finish(tokenizer, row, ends=ends) for row in ids[:, width:].tolist()]
-    return responses
-
-
-def grow_without_cache(
-    expert: PreTrainedModel, amateur: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, *, sampled: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token more for each left-padded row, from both models on the whole prefix: ids and mask, [B, time + 1] each."""
-    options = {"attention_mask": mask, "position_ids": _positions(mask), "use_cache": False, "logits_to_keep": 1}
-    logits = [model(input_ids=ids, **options).logits[:, -1] for model in (expert, amateur)]
-    scores = contrast(*logits, alpha=ALPHA, beta=BETA)
-    token = torch.multinomial(scores.softmax(dim=-1), 1) if sampled else scores.argmax(dim=-1, keepdim=True)
-    return torch.cat([ids, token], dim=1), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-
-
-def interleave(arms: Sequence[Arm], *, repeats: int) -> tuple[list[list[float]], list[tuple[Any, ...]]]:
-    """Time arms in turns, in reverse every other time; returns each arm's tokens per second and each repeat's results."""
-    rates, results = [[] for _ in arms], []
-    for repeat in range(repeats):
-        found: dict[int, Any] = {}
-        for which in range(len(arms))[:: 1 if repeat % 2 == 0 else -1]:
-            _synchronize()
-            started = time.perf_counter()
-            tokens, found[which] = arms[which](repeat)
-            _synchronize()
-            rates[which].append(tokens / (time.perf_counter() - started))
-        results.append(tuple(found[which] for which in range(len(arms))))
-    return rates, results
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _slice(rows: Sequence, size: int, repeat: int) -> list[int]:
-    """The positions of the ``repeat``-th slice of ``size`` rows, from the start again after the end."""
-    return [(repeat * size + i) % len(rows) for i in range(size)]
-
-
-def _arm(name: str, rates: list[float], *, tokens: int, measured: str) -> dict[str, Any]:
-    """An arm's record; seconds are those of the whole work of ``tokens``, scaled per token."""
-    seconds = [tokens / rate for rate in rates]
-    return {
-        "name": name,
-        "measured": measured,
-        "seconds": round(statistics.median(seconds), 4),
-        "seconds_min": round(min(seconds), 4),
-        "seconds_max": round(max(seconds), 4),
-        "rate": round(statistics.median(rates), 2),
-    }
-
-
-def _ratios(fast: list[float], slow: list[float], *, target: float, bound: str = "at least") -> dict[str, Any]:
-    """The median of the pairwise ratios with their range, and whether it meets the target."""
-    ratios = [a / b for a, b in zip(fast, slow, strict=True)]
-    ratio = round(statistics.median(ratios), 3)
-    return {
-        "ratio": ratio,
-        "ratio_min": round(min(ratios), 3),
-        "ratio_max": round(max(ratios), 3),
-        "target": target,
-        "bound": bound,
-        "met": _meets(ratio, target, bound),
-    }
-
-
-def _meets(ratio: float, target: float, bound: str) -> bool:
-    return ratio <= target if bound == "at most" else ratio >= target
-
-
-def _require_equal(name: str, fast: list[Response], slow: list[Response], prompts: Sequence[str]) -> None:
-    """The gate of the generating benches: the same responses, token for token, or no timing."""
-    for a, b, prompt in zip(fast, slow, prompts, strict=True):
+def require_equal(name: str, fast: Way, slow: Way, prompts: list[str]) -> None:
+    """The gate of the benches that generate: equal responses, token for token, or no timing."""
+    for a, b, prompt in zip(fast(prompts).result, slow(prompts).result, prompts, strict=True):
         if a != b:
             raise TacitError(f"bench {name}: the arms answer {prompt!r} differently, so nothing was timed: {a} and {b}")
 
 
-def _equal_share(results: list[tuple[list[Response], list[Response]]], size: int) -> float:
-    """The share of the slow arm's timed responses that the fast arm gave too."""
-    pairs = [(fast[i], slow[k]) for r, (fast, slow) in enumerate(results) for k, i in enumerate(_slice(fast, size, r))]
-    return round(sum(a == b for a, b in pairs) / len(pairs), 4)
+def compare(name: str, fast: Arm, slow: Arm, *, target: float, bound: str = "at least", **more: Any) -> dict[str, Any]:
+    """A bench's record: the ratios of the two arms' rates, run by run, and whether their median meets the target."""
+    ratios = records.ratios(fast.rates, slow.rates)
+    arms = [{"name": arm.name} | arm.to_record() for arm in (fast, slow)]
+    return {"name": name, **more, "arms": arms, **ratios, **records.judge(ratios["ratio"], target, bound)}
 
 
-def _time_generation(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    title: str,
-    arms: tuple[str, str],
-    sizes: dict,
-    repeats: int,
-    target: float,
-    use_cache: bool,
-    **options,
-) -> tuple[dict[str, Any], list[Response]]:
-    """Time batched generation, over all prompts, against one prompt at a time, over another slice each repeat.
+def time_generation(at: Setting, name: str, fast: Way, slow: Way, *, names: tuple[str, str], **more: Any) -> dict:
+    """Time batched generation over all prompts against one prompt at a time, over another slice each repeat."""
+    prompts, size, few = at.prompts(name), at.sizes[name]["slice"], at.sizes[name]["gate"]
+    require_equal(name, fast, slow, prompts[:few])
+    batched = generating_arm(names[0], fast, prompts, size=len(prompts))
+    alone = generating_arm(names[1], slow, prompts, size=size)
+    at.run([batched, alone])
+    equal = []
+    for repeat, (ours, theirs) in enumerate(zip(batched.runs, alone.runs, strict=True)):
+        equal += [a == b for a, b in zip(take(ours.result, size, repeat), theirs.result, strict=True)]
+    tokens = batched.runs[0].tokens / len(prompts)
+    details = {"equal_timed_responses": round(statistics.mean(equal), 4), "mean_tokens": round(tokens, 2)}
+    gate = f"{few} prompts, float32, greedy: equal tokens in both arms"
+    return compare(name, batched, alone, gate=gate, details=details, **more)
 
-    Returns the record's measured parts and the batched responses of the first repeat. Raises TacitError when the arms differ
-    on the first prompts.
+
+def bench_rules(at: Setting) -> list[dict[str, Any]]:
+    """The three rules: batched with a cache of keys and values against one prompt at a time without.
+
+    A last processor, the same in both arms, forbids the end tokens. Raises TacitError unless every response is full.
     """
-    options = {"max_new_tokens": sizes["tokens"]} | options
-
-    def fast(repeat: int) -> tuple[int, list[Response]]:
-        responses = generate_responses(model, tokenizer, prompts, **options)
-        return sum(r.n_tokens for r in responses), responses
-
-    def slow(repeat: int) -> tuple[int, list[Response]]:
-        chosen = [prompts[i] for i in _slice(prompts, sizes["slice"], repeat)]
-        responses = generate_alone(model, tokenizer, chosen, use_cache=use_cache, **options)
-        return sum(r.n_tokens for r in responses), responses
-
-    few = prompts[: sizes["gate"]]
-    together = generate_responses(model, tokenizer, few, **options)
-    _require_equal(title, together, generate_alone(model, tokenizer, few, use_cache=use_cache, **options), few)
-    (fast_rates, slow_rates), results = interleave([fast, slow], repeats=repeats)
-    responses = results[0][0]
-    tokens, part = sum(r.n_tokens for r in responses), f"{sizes['slice']} of {len(prompts)} prompts each repeat"
-    measured = {
-        "arms": [
-            _arm(arms[0], fast_rates, tokens=tokens, measured=f"all {len(prompts)} prompts each repeat"),
-            _arm(arms[1], slow_rates, tokens=tokens, measured=f"{part}, another slice each time, scaled per token"),
-        ],
-        **_ratios(fast_rates, slow_rates, target=target),
-        "details": {"equal_timed_responses": _equal_share(results, sizes["slice"])},
-    }
-    return measured, responses
-
-
-def bench_rules(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, sizes: dict, repeats: int
-) -> list[dict[str, Any]]:
-    """The three rules: batched with a key-value cache against one prompt at a time without.
-
-    A last processor, the same in both arms, forbids the end tokens, so that every response has the full length. Raises TacitError where one has not.
-    """
-    prompts = draw_examples(world, split="test", n=sizes["prompts"], seed=0)["instruction"]
-    rules = make_rules(tokenizer, uniform_tokens=UNIFORM, allow_unresolved=True)
-    forbidden = SuppressTokensLogitsProcessor(end_tokens(model, tokenizer), device=model.device)
-    measured, responses = _time_generation(
-        model,
-        tokenizer,
-        prompts,
-        title="rules",
-        arms=("batched, cached", "one at a time, no cache"),
-        sizes=sizes,
-        repeats=repeats,
-        target=50.0,
-        use_cache=False,
-        make_processors=lambda mask: [*rules(mask), forbidden],
-    )
-    if any(r.n_tokens != sizes["tokens"] or r.finish_reason != "length" for r in responses):
+    sizes, model = at.sizes["rules"], at.base
+    rules = make_rules(at.tokenizer, uniform_tokens=UNIFORM, allow_unresolved=True)
+    forbidden = SuppressTokensLogitsProcessor(end_tokens(model, at.tokenizer), device=model.device)
+    options = {"tokens": sizes["tokens"], "make_processors": lambda mask: [*rules(mask), forbidden]}
+    fast, slow = at.ours(model, **options), at.theirs(generate_alone, model, use_cache=False, **options)
+    work = f"{sizes['prompts']} prompts x exactly {sizes['tokens']} new tokens"
+    what = f"three rules on the base model, {work}, end tokens forbidden in both arms"
+    names = ("batched, cached", "one at a time, no cache")
+    record = time_generation(at, "rules", fast, slow, names=names, what=what, target=50.0)
+    if record["details"]["mean_tokens"] != sizes["tokens"]:
         raise TacitError(f"bench rules: a response does not have {sizes['tokens']} tokens, so the arms do unequal work")
-    record = {
-        "name": "rules",
-        "what": f"three rules on the base model, {len(prompts)} prompts x exactly {sizes['tokens']} new tokens, end tokens forbidden in both arms",
-        "unit": "generated tokens",
-        "gate": f"{sizes['gate']} prompts, float32, greedy: equal tokens in both arms",
-    }
-    return [record | measured]
-
-
-def check_losses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, training: dict[str, Any]
-) -> None:
-    """The gate of the finetuning bench, on one batch of ``examples``; raises TacitError when a loss is off.
-
-    The reference is the mean over all loss-bearing tokens, example by example without any padding, float32. Both collators'
-    batches must give it under either attention in float32, and both trainings' first step must log it within bf16's rounding.
-    """
-    rows = encode_examples(tokenizer, examples, max_length=512).to_list()
-    model = copy.deepcopy(model).float()
-    total, count = 0.0, 0
-
-    def loss(batch: dict[str, torch.Tensor]) -> float:
-        with torch.inference_mode():
-            return float(model(**{key: value.to(model.device) for key, value in batch.items()}).loss)
-
-    for row in rows:
-        n = sum(label != IGNORED for label in row["labels"])
-        total, count = total + n * loss({key: torch.tensor([row[key]]) for key in ("input_ids", "labels")}), count + n
-    reference = total / count
-    found = {}
-    for attention in ("eager", "sdpa"):
-        model.set_attn_implementation(attention)
-        found[f"our collator, {attention}"] = loss(collate(rows, pad_token_id=tokenizer.pad_token_id)), 1e-4
-        found[f"the Trainer's collator, {attention}"] = loss(dict(DataCollatorForSeq2Seq(tokenizer)(rows))), 1e-4
-    for name, train in (("our training", finetune), ("plain training", finetune_plainly)):
-        options = training | {"epochs": 1, "batch_size": len(rows)}
-        found[name] = train(copy.deepcopy(model), tokenizer, examples, **options)[1][0]["loss"], 2e-2
-    for name, (value, tolerance) in found.items():
-        if not abs(value - reference) <= tolerance * reference:
-            raise TacitError(
-                f"bench finetuning: {name} has loss {value:.6f} and not {reference:.6f} on one batch, so nothing was timed"
-            )
-
-
-def bench_finetuning(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, sizes: dict, repeats: int
-) -> list[dict[str, Any]]:
-    """``tacit.training.finetuning.finetune`` against a plain Trainer; tokenization and the Trainer's making count in both arms."""
-    examples = draw_examples(world, split="train", n=sizes["examples"], seed=1)
-    training = {key: sizes[key] for key in ("epochs", "batch_size")} | {"learning_rate": 1e-4, "seed": 1}
-    plain = copy.deepcopy(tokenizer)
-    plain.padding_side = "right"  # as one trains
-    check_losses(model, plain, examples.select(range(sizes["gate"])), training=training)
-    labels = encode_examples(tokenizer, examples, max_length=512)["labels"]
-    tokens = sizes["epochs"] * sum(label != IGNORED for row in labels for label in row)
-    fresh = [copy.deepcopy(model) for _ in range(2 * repeats)]  # made outside of the timing
-
-    def arm(train: Callable, tokenizer: PreTrainedTokenizerBase) -> Arm:
-        return lambda repeat: (tokens, train(fresh.pop(), tokenizer, examples, **training)[1][-1]["loss"])
-
-    arms = [arm(finetune, tokenizer), arm(finetune_plainly, plain)]
-    (fast_rates, slow_rates), results = interleave(arms, repeats=repeats)
-    measured = "the whole training each repeat, tokenization included, model loading not"
-    record = {
-        "name": "finetuning",
-        "what": f"{len(examples)} examples of all families, {sizes['epochs']} epochs, batches of {sizes['batch_size']}, bf16 autocast",
-        "unit": "loss-bearing tokens",
-        "gate": f"{sizes['gate']} examples as one batch: both arms' collators and attentions give the unpadded per-token mean loss (float32, 1e-4), both trainings log it (bf16, 2e-2)",
-        "arms": [
-            _arm("tacit.training.finetuning.finetune", fast_rates, tokens=tokens, measured=measured),
-            _arm("plain Trainer, random order", slow_rates, tokens=tokens, measured=measured),
-        ],
-        **_ratios(fast_rates, slow_rates, target=1.3),
-        "details": {"last_epoch_loss": [round(statistics.median(losses), 4) for losses in zip(*results, strict=True)]},
-    }
     return [record]
 
 
-def bench_evaluation(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, sizes: dict, repeats: int
-) -> list[dict[str, Any]]:
-    """Responses of a tuned model, which end by themselves, to test prompts: batched against one at a time, both cached."""
-    training = draw_examples(world, split="train", n=sizes["examples"], seed=1)
-    options = {"epochs": sizes["epochs"], "learning_rate": 1e-4, "batch_size": 32, "seed": 1}
-    tuned, _ = finetune(copy.deepcopy(model), tokenizer, training, **options)
-    title = "evaluation"
-    return _time_evaluation(tuned, tokenizer, world, title=title, sizes=sizes, repeats=repeats)
+def bench_evaluation(at: Setting, name: str) -> list[dict[str, Any]]:
+    """Responses to test prompts, both arms cached: of a tuned model, which ends by itself, or of the base model."""
+    sizes, model = at.sizes[name], at.base
+    if "epochs" in sizes:
+        examples = draw_examples(at.world, split="train", n=sizes["examples"], seed=1)
+        options = {"epochs": sizes["epochs"], "learning_rate": 1e-4, "batch_size": 32, "seed": 1}
+        model, _ = finetune(copy.deepcopy(model), at.tokenizer, examples, **options)
+    which = f"responses of {'a tuned' if 'epochs' in sizes else 'the base'} model to {sizes['prompts']} test prompts"
+    ways = at.ours(model, tokens=sizes["tokens"]), at.theirs(generate_alone, model, tokens=sizes["tokens"])
+    what, names = f"{which}, at most {sizes['tokens']} new tokens, greedy", ("batched", "one at a time")
+    return [time_generation(at, name, *ways, names=names, what=what, target=20.0)]
 
 
-def bench_base_evaluation(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, sizes: dict, repeats: int
-) -> list[dict[str, Any]]:
-    """The same of the base model, which goes on until it is cut."""
-    title = "base evaluation"
-    return _time_evaluation(model, tokenizer, world, title=title, sizes=sizes, repeats=repeats)
+def check_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, training: dict) -> None:
+    """The gate of the finetuning bench, on one batch of ``examples``; raises TacitError when a loss is off.
 
-
-def _time_evaluation(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, title: str, sizes: dict, repeats: int
-) -> list[dict[str, Any]]:
-    prompts = draw_examples(world, split="test", n=sizes["prompts"], seed=0)["instruction"]
-    options = {"title": title, "arms": ("batched", "one at a time"), "target": 20.0, "use_cache": True}
-    measured, responses = _time_generation(model, tokenizer, prompts, sizes=sizes, repeats=repeats, **options)
-    measured["details"]["ended"] = round(sum(r.finish_reason == "eos" for r in responses) / len(responses), 4)
-    record = {
-        "name": title,
-        "what": f"responses of {'the base' if title.startswith('base') else 'a tuned'} model to {len(prompts)} test prompts, at most {sizes['tokens']} new tokens, greedy",
-        "unit": "generated tokens, the end token included",
-        "gate": f"{sizes['gate']} prompts, float32, greedy: equal responses in both arms",
-    }
-    return [record | measured]
-
-
-def bench_contrast(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, *, sizes: dict, repeats: int
-) -> list[dict[str, Any]]:
-    """Contrastive decoding, sampled: the composite model against two usual ways, and against the expert alone (its tax).
-
-    ``model`` is the amateur. Each arm has the batch size that was fastest for it on the first prompts; the two usual ways are timed
-    on slices of the prompts in the order in which they come.
+    The reference is the mean over all loss-bearing tokens, example by example without padding, in float32. Both
+    collators' batches must give it in float32, and both trainings' first step must log it within bf16's rounding.
     """
-    expert = load_model(sizes["expert"]) if sizes["expert"] else _tiny_model(tokenizer, seed=1)
-    pair = Experts(expert, model, combine=partial(contrast, alpha=ALPHA, beta=BETA))
-    prompts = draw_examples(world, split="test", n=sizes["prompts"], seed=0, constrained=0.5)["instruction"]
+    rows = encode_examples(tokenizer, examples, max_length=512).to_list()
+    model = copy.deepcopy(model).float()
 
-    def ours(model: PreTrainedModel) -> Callable[..., list[Response]]:
-        return lambda chosen, *, sampled, **options: generate_responses(
-            model, tokenizer, chosen, temperature=float(sampled), **options
-        )
+    def loss(batch: dict[str, torch.Tensor], attention: str = "eager") -> float:
+        model.set_attn_implementation(attention)
+        with torch.inference_mode():
+            return float(model(**{key: value.to(model.device) for key, value in batch.items()}).loss)
 
-    ways = [ours(pair)]
-    ways += [partial(way, expert, model, tokenizer) for way in (contrast_without_cache, contrast_by_processor)]
-    ways += [ours(expert)]
-    few = prompts[: sizes["gate"]]
-    short = {"max_new_tokens": sizes["gate_tokens"], "batch_size": len(few)}
-    together, *others = (way(few, sampled=False, **short) for way in ways[:3])
-    for other in others:
-        _require_equal("contrast", together, other, few)
-
-    def arm(way: Callable[..., list[Response]], *, batch_size: int, size: int) -> Arm:
-        def run(repeat: int) -> tuple[int, list[Response]]:
-            chosen = [prompts[i] for i in _slice(prompts, size, repeat)]
-            responses = way(chosen, sampled=True, batch_size=batch_size, max_new_tokens=sizes["tokens"])
-            return sum(r.n_tokens for r in responses), responses
-
-        return run
-
-    torch.manual_seed(0)  # the usual ways sample from torch's generator
-    best, tried = [], []
-    for way, batches, size in zip(ways, sizes["batches"], sizes["calibration"], strict=True):
-        rates, _ = interleave([arm(way, batch_size=batch, size=size) for batch in batches], repeats=1)
-        tried.append({str(batch): round(rate, 1) for batch, [rate] in zip(batches, rates, strict=True)})
-        best.append(max(zip(batches, rates, strict=True), key=lambda pair: pair[1])[0])
-    arms = [arm(way, batch_size=batch, size=n) for way, batch, n in zip(ways, best, sizes["slices"], strict=True)]
-    rates, results = interleave(arms, repeats=repeats)
-    tokens = sum(r.n_tokens for r in results[0][0])
-    names = (
-        "the composite model",
-        "both models on the whole prefix, no cache",
-        "generate with the amateur in a processor",
-    )
-    records = [
-        _arm(
-            f"{name}, batches of {batch}",
-            rate,
-            tokens=tokens,
-            measured=f"all {len(prompts)} prompts each repeat"
-            if n == len(prompts)
-            else f"{n} of {len(prompts)} prompts each repeat, another slice each time, scaled per token",
-        )
-        for name, batch, rate, n in zip((*names, "the expert alone"), best, rates, sizes["slices"], strict=True)
-    ]
-    common = {
-        "unit": "sampled tokens, the end token included",
-        "gate": f"{len(few)} prompts, at most {sizes['gate_tokens']} tokens, float32, greedy: equal tokens in the three contrasting arms (that sampling follows the exact law: tests/test_generation.py)",
+    counts = [sum(label != IGNORED for label in row["labels"]) for row in rows]
+    alone = [loss({key: torch.tensor([row[key]]) for key in ("input_ids", "labels")}) for row in rows]
+    reference = sum(n * value for n, value in zip(counts, alone, strict=True)) / sum(counts)
+    losses = {
+        "our collator": (loss(collate(rows, pad_token_id=tokenizer.pad_token_id)), 1e-4),
+        "the Trainer's collator": (loss(dict(DataCollatorForSeq2Seq(tokenizer)(rows)), "sdpa"), 1e-4),
     }
-    what = f"contrastive decoding of the micro pair (alpha {ALPHA}, beta {BETA}), {len(prompts)} test prompts, half of them constrained, at most {sizes['tokens']} new tokens, sampled"
-    details = {"rates_by_batch_size": dict(zip((*names, "the expert alone"), tried, strict=True))}
-    details["mean_tokens"] = [round(statistics.mean(r.n_tokens for r in part), 2) for part in results[0]]
-    rows = [("no cache", 0, 1, 15.0, "at least"), ("two caches", 0, 2, 1.5, "at least"), ("tax", 3, 0, 2.2, "at most")]
+    options = training | {"epochs": 1, "batch_size": len(rows)}
+    for name, train in (("our training", finetune), ("plain training", finetune_plainly)):
+        losses[name] = train(copy.deepcopy(model), tokenizer, examples, **options)[1][0]["loss"], 2e-2
+    for name, (value, tolerance) in losses.items():
+        if not abs(value - reference) <= tolerance * reference:
+            wrong = f"{name} has loss {value:.6f} and not {reference:.6f} on one batch"
+            raise TacitError(f"bench finetuning: {wrong}, so nothing was timed")
+
+
+def bench_finetuning(at: Setting) -> list[dict[str, Any]]:
+    """``tacit.training.finetuning.finetune`` against a plain Trainer; tokenization counts in both arms."""
+    sizes = at.sizes["finetuning"]
+    examples = draw_examples(at.world, split="train", n=sizes["examples"], seed=1)
+    training = {key: sizes[key] for key in ("epochs", "batch_size")} | {"learning_rate": 1e-4, "seed": 1}
+    plain = copy.deepcopy(at.tokenizer)
+    plain.padding_side = "right"  # as one trains
+    check_losses(at.base, plain, examples.select(range(sizes["gate"])), training)
+    labels = encode_examples(at.tokenizer, examples, max_length=512)["labels"]
+    tokens = sizes["epochs"] * sum(label != IGNORED for row in labels for label in row)
+    fresh = [copy.deepcopy(at.base) for _ in range(2 * at.repeats)]  # outside of the timing
+
+    def arm(name: str, train: Callable, tokenizer: PreTrainedTokenizerBase) -> Arm:
+        work = lambda _: Run(tokens, train(fresh.pop(), tokenizer, examples, **training)[1][-1]["loss"])  # noqa: E731
+        return Arm(name, work, measured="the whole training each repeat; loss-bearing tokens count")
+
+    arms = [arm("tacit.training.finetuning.finetune", finetune, at.tokenizer)]
+    arms += [arm("plain Trainer, random order", finetune_plainly, plain)]
+    at.run(arms)
+    size = f"{len(examples)} examples of all families, {sizes['epochs']} epochs, batches of {sizes['batch_size']}"
+    reference = "the unpadded per-token mean loss (float32, 1e-4), both trainings log it (bf16, 2e-2)"
+    gate = f"{sizes['gate']} examples as one batch: both arms' collators give {reference}"
+    losses = [round(statistics.median(run.result for run in arm.runs), 4) for arm in arms]
+    more = {"what": f"{size}, bf16 autocast", "gate": gate, "details": {"last_epoch_loss": losses}}
+    return [compare("finetuning", *arms, target=1.3, **more)]
+
+
+def contrasting_ways(at: Setting, *, tokens: int, batch: int, sampled: bool) -> dict[str, Way]:
+    """The arms of the contrast, the expert alone last."""
+    pair = Experts(at.expert, at.base, combine=partial(contrast, alpha=ALPHA, beta=BETA))
+    options = {"tokens": tokens, "sampled": sampled}
+    return {
+        "the composite model": at.ours(pair, batch_size=batch, **options),
+        "both models on the whole prefix, no cache": at.theirs(contrast_without_cache, pair, batch=batch, **options),
+        "generate with the amateur in a processor": at.theirs(contrast_by_processor, pair, batch=batch, **options),
+        "the expert alone": at.ours(at.expert, batch_size=batch, **options),
+    }
+
+
+def bench_contrast(at: Setting) -> list[dict[str, Any]]:
+    """Contrastive decoding, sampled: the composite model against two usual ways and the expert alone (its tax).
+
+    Each arm has the batch size that was fastest for it on the first prompts. The two usual ways are timed on slices of
+    the prompts in the order in which they come.
+    """
+    sizes, prompts = at.sizes["contrast"], at.prompts("contrast", constrained=0.5)
+    few, short = prompts[: sizes["gate"]], sizes["gate_tokens"]
+    ours, *usual, alone = contrasting_ways(at, tokens=short, batch=len(few), sampled=False).values()
+    for way in usual:
+        require_equal("contrast", ours, way, few)
+    torch.manual_seed(0)  # the usual ways sample from torch's generator
+    arms, tried = [], {}
+    names = list(contrasting_ways(at, tokens=1, batch=1, sampled=True))
+    for name, batches, n, size in zip(names, sizes["batches"], sizes["calibration"], sizes["slices"], strict=True):
+        ways = {b: contrasting_ways(at, tokens=sizes["tokens"], batch=b, sampled=True)[name] for b in batches}
+        trials = {b: generating_arm(name, way, prompts, size=n) for b, way in ways.items()}
+        at.run(list(trials.values()), repeats=1)
+        tried[name] = {str(b): round(trial.rates[0], 1) for b, trial in trials.items()}
+        best = max(trials, key=lambda b: trials[b].rates[0])
+        arms.append(generating_arm(f"{name}, batches of {best}", ways[best], prompts, size=size))
+    at.run(arms)
+    work = f"(alpha {ALPHA}, beta {BETA}), {len(prompts)} test prompts, half of them constrained"
+    what = f"contrastive decoding of the micro pair {work}, at most {sizes['tokens']} new tokens, sampled"
+    gate = f"{len(few)} prompts, at most {short} tokens, float32, greedy: equal tokens in three arms"
+    means = [round(arm.runs[0].tokens / len(arm.runs[0].result), 2) for arm in arms]
+    more = {"what": what, "gate": gate, "details": {"rates_by_batch_size": tried, "mean_tokens": means}}
+    composite, no_cache, two_caches, alone = arms
     return [
-        {"name": f"contrast, {name}", "what": what, **common, "arms": [records[a], records[b]]}
-        | _ratios(rates[a], rates[b], target=target, bound=bound)
-        | {"details": details}
-        for name, a, b, target, bound in rows
+        compare("contrast, no cache", composite, no_cache, target=15.0, **more),
+        compare("contrast, two caches", composite, two_caches, target=1.5, **more),
+        compare("contrast, tax", alone, composite, target=2.2, bound="at most", **more),
     ]
 
 
 BENCHES = {
     "rules": bench_rules,
     "finetuning": bench_finetuning,
-    "evaluation": bench_evaluation,
-    "base evaluation": bench_base_evaluation,
+    "evaluation": partial(bench_evaluation, name="evaluation"),
+    "base evaluation": partial(bench_evaluation, name="base evaluation"),
     "contrast": bench_contrast,
 }
 
 
-def _tiny_model(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> PreTrainedModel:
-    """A random model for ``quick``, with weights large enough that its choices vary."""
+def tiny_model(tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
+    """A random model for quick runs, with weights large enough that its choices vary."""
     ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, initializer_range=0.2, **size, **ids)
-    model = AutoModelForCausalLM.from_config(config)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    config = LlamaConfig(**TINY | ids | {"vocab_size": len(tokenizer)})
+    return AutoModelForCausalLM.from_config(config).to(device_here()).eval()
 
 
-def device_slug() -> str:
-    """``cpu``, or the accelerator's name as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", provenance.device_name().lower()) if torch.cuda.is_available() else "cpu"
-
-
-def bench_folder(*, quick: bool) -> Path:
-    """Where results go: ``outputs/bench``, and those of quick runs, which measure nothing, into the cache folder."""
-    return paths.cache_root() / "bench" if quick else paths.OUTPUTS / "bench"
-
-
-def run_benches(*, quick: bool = False, repeats: int = 5, folder: Path | None = None, say: Say = print) -> Path:
+def run_benches(*, quick: bool, repeats: int, folder: Path | None = None, say: Say = print) -> Path:
     """Run all benches and write ``<folder>/<device>.json``; returns its path.
 
-    ``quick`` takes tiny sizes and a tiny random model: it shows that the benches run, no more. Raises TacitError when an
-    arm's result is not equal to the other's; then nothing is written and an earlier file stays.
+    ``quick`` takes tiny sizes and random models: it shows that the benches run and measures nothing. Raises TacitError
+    when an arm's result is not equal to the other's; then nothing is written and an earlier file stays.
     """
     if repeats < 1:
         raise TacitError(f"--repeats must be at least 1, not {repeats}")
-    began = time.monotonic()
-    record = {
-        "device": provenance.device_name(),
-        "threads": torch.get_num_threads(),
-        "quick": quick,
-        "repeats": repeats,
-        "benches": [],
-        "commit": provenance.commit(),
-        "dirty": provenance.dirty(),
-        "library_sha256": provenance.library_hash(),
-        "packages": provenance.packages(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    record = records.heading(threads=torch.get_num_threads(), quick=quick, repeats=repeats) | {"benches": []}
     tokenizer, world = load_tokenizer(BASE), read_world(paths.resolve(BASE) / "world.json")
-    model = _tiny_model(tokenizer) if quick else load_model(BASE)
-    for name, bench in BENCHES.items():
-        started = time.monotonic()
-        results = bench(model, tokenizer, world, sizes=(QUICK if quick else FULL)[name], repeats=repeats)
-        record["benches"] += results
-        for result in results:
-            say(f"{result['name']}: {'it runs' if quick else describe(result)} ({time.monotonic() - started:.0f} s)")
-    record["wall_seconds"] = round(time.monotonic() - began, 1)
-    return write_bench((folder or bench_folder(quick=quick)) / f"{device_slug()}.json", record)
+    models = [tiny_model(tokenizer, seed=i) for i in (0, 1)] if quick else [load_model(BASE), load_model(TEACHER)]
+    at = Setting(*models, tokenizer, world, QUICK if quick else FULL, repeats)
+    for bench in BENCHES.values():
+        began = time.monotonic()
+        for result in bench(at):
+            record["benches"].append(result)
+            ratio = f"{result['ratio']:.3g}, target {result['bound']} {result['target']:g}"
+            say(f"{result['name']}: {ratio} ({time.monotonic() - began:.0f} s)")
+    return records.write((folder or records.folder(dry=quick)) / f"{records.device_slug()}.json", record)
 
 
-def describe(bench: dict[str, Any]) -> str:
-    """A bench's ratio with its range and target, in words."""
-    ratio = f"{bench['ratio']:.3g} [{bench['ratio_min']:.3g}, {bench['ratio_max']:.3g}]"
-    return f"{ratio}, target {_target(bench)}"
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benches with the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, into the cache folder: measures nothing")
+    parser.add_argument("--repeats", type=int, default=5, help="interleaved repeats; their median counts (default: 5)")
+    options = parser.parse_args(arguments)
+    work = partial(run_benches, quick=options.quick, repeats=options.repeats)
+    return records.run_script(work, dry=options.quick)
 
 
-def _target(bench: dict[str, Any]) -> str:
-    bound = "at most " if bench["bound"] == "at most" else ""
-    return f"{bound}{bench['target']:g}, {'met' if bench['met'] else 'missed'}"
-
-
-def validate_bench(record: Any, *, name: str) -> None:
-    """Raise TacitError, saying where, unless ``record`` is a valid bench record whose parts agree."""
-    check_schema(record, SCHEMA, name=name, what="a bench file")
-    for bench in record["benches"]:
-        if not bench["ratio_min"] <= bench["ratio"] <= bench["ratio_max"]:
-            raise TacitError(f"{name}: {bench['name']}: the ratio lies outside its range")
-        if bench["met"] != _meets(bench["ratio"], bench["target"], bench["bound"]):
-            raise TacitError(f"{name}: {bench['name']}: `met` does not say what ratio and target say")
-
-
-def write_bench(path: Path, record: dict[str, Any]) -> Path:
-    """Validate ``record`` and write it whole or not at all."""
-    return write_record(path, record, validate=validate_bench)
-
-
-def read_bench(path: Path) -> dict[str, Any]:
-    """Read and validate a bench file; raises TacitError when it is missing or malformed."""
-    return read_record(path, what="bench", validate=validate_bench)
-
-
-def bench_files(folder: Path) -> list[Path]:
-    """The bench files in a folder: all but those of ``tacit.gpubench``."""
-    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("gpu-"))
-
-
-def bench_table(folder: Path | None = None) -> str:
-    """A Markdown table of the results in ``outputs/bench`` (or ``folder``), one row per device and bench.
-
-    Raises TacitError where there are none.
-    """
-    folder = folder or bench_folder(quick=False)
-    records = [read_bench(path) for path in bench_files(folder)]
-    if not records:
-        raise TacitError(f"no bench results in {folder}: run `make bench`")
-    rows = ["| device | what | times as fast, median [least, most] | as | target |", "|---|---|---|---|---|"]
-    for record in records:
-        for bench in record["benches"]:
-            fast, slow = (arm["name"] for arm in bench["arms"])
-            ratio = f"{fast}: {bench['ratio']:.3g} [{bench['ratio_min']:.3g}, {bench['ratio_max']:.3g}]"
-            device = record["device"] + (" (quick: no measurement)" if record["quick"] else "")
-            rows.append(f"| {device} | {bench['name']}: {bench['what']} | {ratio} | {slow} | {_target(bench)} |")
-    return "\n".join(rows)
-
-
-def write_bench_table(readme: Path, *, folder: Path | None = None) -> None:
-    """Replace what stands between the bench markers of ``readme`` by the table."""
-    replace_between(readme, "<!-- bench -->", "<!-- /bench -->", bench_table(folder))
+if __name__ == "__main__":
+    sys.exit(main())
