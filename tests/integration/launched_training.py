@@ -1,8 +1,8 @@
-"""What tests/test_training.py launches in two processes: finetuning of a tiny model, each step's loss noted. No test by itself.
+"""What test_launched_training.py launches in two processes: finetuning of a tiny model, each step's loss noted.
 
-Arguments: the folder with the model and its examples, where results go, ``ddp`` or ``fsdp``, and a command of tacit to run afterwards
-(it is run here since every launch costs ten seconds of imports). Accelerate shards on devices
-that it knows as accelerators only; for ``fsdp`` it is told here that gloo's CPU processes are such devices.
+Arguments: the folder with the model and its examples, where results go, ``ddp`` or ``fsdp``, and a command of tacit to
+run afterwards (it is run here since every launch costs ten seconds of imports). Accelerate shards only on devices that
+it knows as accelerators; for ``fsdp`` it is told here that gloo's CPU processes are such devices.
 """
 
 import json

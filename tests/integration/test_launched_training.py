@@ -1,4 +1,4 @@
-"""Several processes train as one does: the same batches, the same loss curve, the same weights. Two gloo processes on a CPU."""
+"""Two gloo processes on a CPU train as one does: the same batches, the same loss curve, the same weights."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from tacit.models.loading import load_model, load_tokenizer
 from tacit.running.parameters import read_params
 from tacit.support.errors import TacitError
 from tacit.training import finetuning
-from tacit.training.finetuning import RankBatches, finetune
+from tacit.training.finetuning import finetune
+from tacit.training.processes import RankBatches
 from transformers import LlamaConfig
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ CONFIGS = ROOT / "params/accelerate"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    """A tiny checkpoint and nine examples whose responses are one to sixteen words: two batches of four and one left over."""
+    """A tiny checkpoint and nine examples of one to sixteen words: two batches of four and one left over."""
     folder = tmp_path_factory.mktemp("checkpoint")
     ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": 256} | ids))
@@ -120,7 +121,7 @@ def test_the_command_saves_the_same_model_from_one_process_and_from_two(folder, 
 
 
 def test_the_command_is_finetune(folder, tmp_path):
-    """With the settings of the command, the function gives the weights that the command saves, rounded as it saves them."""
+    """With the settings of the command the function gives the weights that the command saves, rounded likewise."""
     assert main(command(folder, tmp_path / "out", "--dtype", "bfloat16", "--optimizer", "adamw-master", "--quiet")) == 0
     saved = load_model(str(tmp_path / "out"), dtype="auto", device="cpu")
     assert saved.dtype == torch.bfloat16

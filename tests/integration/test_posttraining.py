@@ -41,16 +41,11 @@ def competence(monkeypatch, shares):
     """Let validation find the given shares of constraints met, one for each size that is tried."""
     left = iter(shares)
 
-    class Judged:
-        def __init__(self, bench):
-            self.draw, self.validation = bench.draw, bench.validation
+    def score(world, prompts, responses):
+        assert len(responses) == len(prompts) == OPTIONS["n_validation"]
+        return pd.DataFrame({"constraints met": [next(left)], "knowledge": [0.5], "strict": [0.25]})
 
-        def score(self, prompts, said):
-            share = next(left)
-            return pd.DataFrame({"constraints met": [share], "knowledge": [0.5], "strict": [0.25]})
-
-    real = posttraining.micro_evaluation
-    monkeypatch.setattr(posttraining, "micro_evaluation", lambda *a, **k: Judged(real(*a, **k)))
+    monkeypatch.setattr(posttraining, "score_responses", score)
 
 
 def test_the_first_size_within_the_bounds_is_saved_with_all_that_were_tried(base, tmp_path, monkeypatch):

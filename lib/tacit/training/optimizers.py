@@ -1,4 +1,4 @@
-"""AdamW for weights that are held in less than float32."""
+"""Optimizers: AdamW for weights that are held in less than float32, and Muon with AdamW for pretraining."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch.optim.adamw import adamw
 class MasterAdamW(Optimizer):
     """AdamW on a float32 copy of every weight; the weight itself is that copy, rounded to the weight's own dtype.
 
-    A bfloat16 weight has 8 significant bits. Plain AdamW drops any update below half of its last bit, about w / 512, which at
-    finetuning's learning rates (1e-5) is most of them; here they add up in the copy. Held per weight: the float32 copy and both float32
-    moments (12 bytes), beside the weight and its gradient; a gradient is made float32 one tensor at a time, so that no second copy of all
-    gradients exists. Weights that are float32 already are their own copy, and this is torch's AdamW.
+    A bfloat16 weight has 8 significant bits. Plain AdamW drops any update below half of its last bit, about w / 512.
+    At finetuning's learning rates (1e-5) these are most updates; here they add up in the copy. Held per weight are
+    the float32 copy and both float32 moments (12 bytes), beside the weight and its gradient. Gradients are made
+    float32 one tensor at a time, so that no second copy of all of them exists. Weights that are float32 already are
+    their own copy, and this is torch's AdamW.
 
-    Source: Micikevicius et al. (2018, arXiv 1710.03740), section 3.1, for the copy; torch.optim.adamw for the step. Gradients are what
-    they are: of bfloat16 weights they are bfloat16, also their sum over micro batches. Not for resuming: torch's ``load_state_dict``
-    would round the copies to the weights' dtype.
+    Source: Micikevicius et al. (2018, arXiv 1710.03740), section 3.1, for the copy; torch.optim.adamw for the step.
+    It does not undo the rounding of bfloat16 gradients, nor of their sum over micro batches. It cannot be resumed:
+    torch's ``load_state_dict`` would round the copies to the weights' dtype.
     """
 
     def __init__(self, params, *, lr: float, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> None:
@@ -27,11 +28,10 @@ class MasterAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
-        """One step from the weights' gradients; weights without one stay as they are.
+        """One step from the weights' gradients (fused on CUDA); weights without one stay as they are.
 
-        A weight's first step makes its float32 copy (unless it is float32) and moments of 0. Each step makes its gradient float32,
-        takes AdamW's step on the copy (fused on CUDA) and rounds the copy into the weight. ``closure``, if given, is called first, with
-        gradients on, and what it returns is returned; else None. Gradients are neither clipped, scaled nor cleared.
+        ``closure``, if given, is called first, with gradients on, and its result returned. Gradients are neither
+        clipped nor cleared.
         """
         loss = None
         if closure is not None:
@@ -39,29 +39,69 @@ class MasterAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for weight in (w for w in group["params"] if w.grad is not None):
-                state, full = self.state[weight], weight.dtype == torch.float32
-                if not state:
-                    state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-                    state["copy"] = None if full else weight.detach().float()
-                    reference = weight if full else state["copy"]
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(reference), torch.zeros_like(reference)
-                adamw(
-                    [weight if full else state["copy"]],
-                    [weight.grad.float()],
-                    [state["exp_avg"]],
-                    [state["exp_avg_sq"]],
-                    [],
-                    [state["step"]],
-                    foreach=False,
-                    fused=weight.device.type == "cuda",
-                    amsgrad=False,
-                    maximize=False,
-                    beta1=group["betas"][0],
-                    beta2=group["betas"][1],
-                    lr=group["lr"],
-                    weight_decay=group["weight_decay"],
-                    eps=group["eps"],
-                )
-                if not full:
-                    weight.copy_(state["copy"])
+                self._step_weight(weight, group)
         return loss
+
+    def _step_weight(self, weight: torch.nn.Parameter, group: dict) -> None:
+        state, full = self.state[weight], weight.dtype == torch.float32
+        if not state:
+            state["copy"] = None if full else weight.detach().float()
+            reference = weight if full else state["copy"]
+            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(reference), torch.zeros_like(reference)
+        adamw(
+            [weight if full else state["copy"]],
+            [weight.grad.float()],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            foreach=False,
+            fused=weight.device.type == "cuda",
+            amsgrad=False,
+            maximize=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            **{name: group[name] for name in ("lr", "weight_decay", "eps")},
+        )
+        if not full:
+            weight.copy_(state["copy"])
+
+
+class MuonAdamW(Optimizer):
+    """Muon on the hidden matrices and AdamW on everything else, as one optimizer for the Trainer.
+
+    Both are torch's own, and this class only forwards to them. Muon's step is scaled to AdamW's root mean square
+    (``match_rms_adamw``), so that one schedule serves both.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, learning_rate: float, weight_decay: float):
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        hidden = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
+        hidden_ids = {id(p) for p in hidden}
+        others = [p for p in parameters if id(p) not in hidden_ids]
+        self.parts = [
+            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups = [group]  # a scheduler that sets our groups' rates sets theirs
+
+    def step(self, closure=None):
+        """One step of both optimizers."""
+        for part in self.parts:
+            part.step()
+        return None if closure is None else closure()
+
+    def state_dict(self) -> dict:
+        """The states of both, in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore both, keeping the groups that a scheduler sets shared."""
+        for part, group, state in zip(self.parts, self.param_groups, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+            group.update({k: v for k, v in part.param_groups[0].items() if k != "params"})
+            part.param_groups = [group]

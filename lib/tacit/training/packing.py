@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from inspect import signature
 
 import torch
@@ -10,31 +12,37 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, DataCollatorWithFlattening, PreTrainedModel
 
 from tacit.data.instructions import IGNORED
-from tacit.models.experts import head_width
+from tacit.models import internals
+from tacit.models.memory import head_width
 from tacit.support.errors import TacitError
 
 VARLEN = "tacit_varlen"  # the name under which transformers knows ``varlen_attention``
 
 
+def mark_loss(following: Tensor) -> dict[str, Tensor]:
+    """Where a model has to compute its loss, from the label that follows each position, [batch, time].
+
+    ``logits_to_keep`` [kept] are the positions where some row's next token bears loss (the first, which weighs
+    nothing, where none does), ``shift_labels`` [batch, kept] those next tokens. ``labels`` are the same: without them
+    a model computes no loss.
+    """
+    positions = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
+    if not len(positions):  # a row without loss, see ``processes.RankBatches``
+        positions = torch.tensor([0])
+    following = following[:, positions]
+    return {"labels": following, "shift_labels": following, "logits_to_keep": positions}
+
+
 def collate_packed(rows: list[dict[str, list[int]]], *, boundaries: bool = False) -> dict[str, Tensor]:
     """The rows of a batch as one of a single row, [1, sum of lengths], by transformers' ``DataCollatorWithFlattening``.
 
-    ``position_ids`` begin anew with every row. Without an attention mask and a cache, transformers' masks then let a token see its own row
-    only (``masking_utils.find_packed_sequence_indices``), in plain and fused attention. ``boundaries`` adds what kernels for unequal
-    lengths read instead (``cu_seq_lens_q``, ``max_length_q`` and the same of keys). ``logits_to_keep`` and ``shift_labels``, [1, kept],
-    are as in ``finetuning.collate``: only positions whose next token in their own row bears loss.
+    ``position_ids`` begin anew with every row. Without an attention mask and a cache, transformers' masks then let a
+    token see its own row only, in plain and fused attention. ``boundaries`` adds what kernels for unequal lengths
+    read instead (``cu_seq_lens_q``, ``max_length_q`` and the same of keys). Loss is marked by ``mark_loss``.
     """
     batch = DataCollatorWithFlattening(return_flash_attn_kwargs=boundaries)(rows)  # a row's first label becomes IGNORED
     following = batch.pop("labels")[:, 1:]
-    kept = (following[0] != IGNORED).nonzero().squeeze(1)
-    if not len(kept):  # rows without a loss-bearing token: a position that weighs nothing
-        kept = torch.tensor([0])
-    return batch | {
-        "labels": following[:, kept],
-        "shift_labels": following[:, kept],
-        "logits_to_keep": kept,
-        "use_cache": False,
-    }
+    return batch | mark_loss(following) | {"use_cache": False}
 
 
 def varlen_attention(
@@ -51,16 +59,22 @@ def varlen_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each packed row by torch's own flash kernel for unequal lengths (CUDA, 16-bit).
 
-    It never makes the mask or the scores of tokens of different rows, and needs no package beside torch. For ``collate_packed`` with
-    ``boundaries``. Queries [1, heads, length, width], keys and values [1, key heads, length, width] in; [1, length, heads, width] and no
-    weights out. ``cu_seq_lens_q`` [rows + 1] says where rows begin and end; ``attention_mask`` is not read. Raises TacitError for a
-    batch without boundaries, and for soft caps, sinks and attention dropout, which it does not have.
+    It never makes the mask or the scores of tokens of different rows, and needs no package beside torch. For
+    ``collate_packed`` with ``boundaries``. Queries [1, heads, length, width], keys and values [1, key heads, length,
+    width] in; [1, length, heads, width] and no weights out. ``cu_seq_lens_q`` [rows + 1] says where rows begin and
+    end; ``attention_mask`` is not read. Raises TacitError for a batch without boundaries, and for soft caps, sinks
+    and attention dropout, which it does not have.
     """
     unknown = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if others.get(name)]
     if cu_seq_lens_q is None or unknown:
         what = f"has no {unknown[0]}" if unknown else "needs the boundaries of packed rows"
         raise TacitError(f"attention over packed rows {what}: finetune {type(module).__name__} with packing=False")
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [length, heads, width]
+    group, options = q.shape[1] // k.shape[1], {}
+    if group > 1 and _shares_keys(varlen_attn):
+        options["enable_gqa"] = True
+    elif group > 1:
+        k, v = (states.repeat_interleave(group, dim=1) for states in (k, v))
     out = varlen_attn(
         q.to(v.dtype).contiguous(),  # under autocast, rotary positions make float32 of queries and keys
         k.to(v.dtype).contiguous(),
@@ -71,21 +85,27 @@ def varlen_attention(
         max_length_q,
         scale=scaling,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **options,
     )
     return out.unsqueeze(0), None
+
+
+@cache
+def _shares_keys(kernel: Callable) -> bool:
+    """Does this torch's kernel let several heads of queries share one of keys? That of torch 2.11 does not."""
+    return "enable_gqa" in signature(kernel).parameters
 
 
 AttentionInterface.register(VARLEN, varlen_attention)
 
 
 def has_varlen(model: PreTrainedModel, *, autocast: bool) -> bool:
-    """Whether ``varlen_attention`` can stand in for ``model``'s fused attention: CUDA, 16-bit, no soft caps, heads up to 256 wide."""
+    """Can ``varlen_attention`` take the place of fused attention: CUDA, 16-bit, no soft caps, heads up to 256 wide?"""
     config = model.config.get_text_config()
     width = head_width(config)
     capped = getattr(config, "attn_logit_softcapping", None) or getattr(config, "attention_dropout", 0)
     short = autocast or model.dtype in (torch.bfloat16, torch.float16)
-    plain = model.config._attn_implementation == "sdpa" and model._supports_flash_attn
+    plain = internals.attention_name(model.config) == "sdpa" and internals.calls_flash_kernels(model)
     return model.device.type == "cuda" and plain and short and not capped and width <= 256 and width % 8 == 0
 
 
@@ -93,11 +113,11 @@ def has_varlen(model: PreTrainedModel, *, autocast: bool) -> bool:
 def check_packing(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> None:
     """Raise TacitError unless two rows packed together have the logits that each has alone, whatever is in the other.
 
-    Architectures fail that whose positions do not begin anew, or which carry a state or a convolution across rows. The comparison is
-    of the values themselves, up to rounding (1e-3 of the largest logit in float32, 0.05 in 16 bits).
+    Architectures fail that whose positions do not begin anew, or which carry a state or a convolution across rows.
+    The comparison is of the values themselves, up to rounding (1e-3 of the largest logit in float32, 0.05 in 16
+    bits).
     """
-    name = type(model).__name__
-    wrong = f"{name} cannot be tuned with packing: %s; use packing=False"
+    wrong = f"{type(model).__name__} cannot be tuned with packing: %s; use packing=False"
     if "position_ids" not in signature(model.forward).parameters:
         raise TacitError(wrong % "it takes no position_ids")
     model.eval()
@@ -109,13 +129,10 @@ def check_packing(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> N
         return model(**inputs, use_cache=False).logits[0].float()
 
     together, alone = logits(first, second), torch.cat([logits(first), logits(second)])
-    other = first | {
-        "input_ids": [(token + 1) % model.config.get_text_config().vocab_size for token in first["input_ids"]]
-    }
-    changed = logits(other, second)
-    kept = len(collate_packed([first])["logits_to_keep"])
-    scale = alone.abs().max()
-    if (together[kept:] - changed[kept:]).abs().max() > 1e-3 * scale:
+    vocabulary = model.config.get_text_config().vocab_size
+    changed = logits(first | {"input_ids": [(token + 1) % vocabulary for token in first["input_ids"]]}, second)
+    n, scale = len(collate_packed([first])["logits_to_keep"]), alone.abs().max()
+    if (together[n:] - changed[n:]).abs().max() > 1e-3 * scale:
         raise TacitError(wrong % "a token sees other rows of its batch")
     if (together - alone).abs().max() > (1e-3 if model.dtype == torch.float32 else 0.05) * scale:
         raise TacitError(wrong % "a row's logits depend on where it stands in its batch")

@@ -1,8 +1,8 @@
 """Pretraining of the micro world's base models with the transformers Trainer.
 
-The corpus is written on the fly from a world and a seed; a held-out part of it, from another seed,
-gives the held-out loss. Checkpoints make a killed run resumable; the result is an ordinary Hugging
-Face checkpoint in bfloat16 with its tokenizer, its world and a model card.
+The corpus is written on the fly from a world and a seed; documents of another seed give the held-out loss. Checkpoints
+make a killed run resumable. The result is an ordinary Hugging Face checkpoint in bfloat16 with its tokenizer, its world
+and a model card.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -34,10 +34,33 @@ from tacit.microworld.world import World
 from tacit.models.loading import load_model
 from tacit.support import files, paths, provenance
 from tacit.support.errors import TacitError
+from tacit.training.checkpoints import made_with, new_checkpoint, write_card
+from tacit.training.optimizers import MuonAdamW
 
 # The code that the corpus depends on, as it was when this process imported it.
 _CORPUS_CODE = provenance.tree_hash(paths.LIBRARY / "microworld", "*.py")
 HELD_OUT_SEED = 1_000_003  # documents of this seed are never trained on
+N_HELD_OUT = 40_960  # their tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """What a pretrained model depends on, beside the code and the files that it starts from."""
+
+    name: str
+    side: str  # of the facts that the corpus holds
+    world_seed: int = 1
+    architecture: str = "llama"
+    width: int = 256
+    layers: int = 6
+    n_tokens: int = 10_500_000
+    block: int = 256  # tokens in a row of the corpus
+    batch_size: int = 8
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.05
+    markup_share: float = GENRES[markup]
+    one_markup: int | None = None
+    seed: int = 1
 
 
 def make_config(architecture: str, tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> PreTrainedConfig:
@@ -45,27 +68,16 @@ def make_config(architecture: str, tokenizer: PreTrainedTokenizerFast, *, width:
 
     Raises TacitError for another architecture.
     """
-    tokens = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    length, heads = tokenizer.model_max_length, width // 64
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    tokens["vocab_size"] = len(tokenizer)
     if architecture == "llama":
-        return LlamaConfig(
-            **tokens,
-            hidden_size=width,
-            intermediate_size=width * 11 // 4,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 64,
-            num_key_value_heads=width // 64,
-            max_position_embeddings=tokenizer.model_max_length,
-            tie_word_embeddings=True,
-        )
+        size = {"hidden_size": width, "intermediate_size": width * 11 // 4, "num_hidden_layers": layers}
+        size |= {"num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": length}
+        return LlamaConfig(**tokens, **size, tie_word_embeddings=True)
     if architecture == "gpt2":
         dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        size = {"n_embd": width, "n_layer": layers, "n_head": width // 64, "n_positions": tokenizer.model_max_length}
-        return GPT2Config(**tokens, **size, **dropout)
+        return GPT2Config(**tokens, n_embd=width, n_layer=layers, n_head=heads, n_positions=length, **dropout)
     raise TacitError(f"unknown architecture {architecture!r}: choose llama or gpt2")
 
 
@@ -93,47 +105,7 @@ def pack_corpus(
             ids[filled : filled + len(row)] = row
             filled += len(row)
     rows = ids.reshape(-1, block)
-    dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
-    return dataset.with_format("torch")
-
-
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon on the hidden matrices and AdamW on everything else, as one optimizer for the Trainer.
-
-    Both are torch's own; Muon's step is scaled to AdamW's root mean square (``match_rms_adamw``), so
-    one schedule serves both. This class only forwards to the two.
-    """
-
-    def __init__(self, model: torch.nn.Module, *, learning_rate: float, weight_decay: float):
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        hidden = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
-        hidden_ids = {id(p) for p in hidden}
-        others = [p for p in parameters if id(p) not in hidden_ids]
-        self.parts = [
-            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-        for part, group in zip(self.parts, self.param_groups, strict=True):
-            part.param_groups = [group]  # a scheduler that sets our groups' rates sets theirs
-
-    def step(self, closure=None):
-        """One step of both optimizers."""
-        for part in self.parts:
-            part.step()
-        return None if closure is None else closure()
-
-    def state_dict(self) -> dict:
-        """The states of both, in order."""
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Restore both, keeping the groups that a scheduler sets shared."""
-        for part, group, state in zip(self.parts, self.param_groups, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-            group.update({k: v for k, v in part.param_groups[0].items() if k != "params"})
-            part.param_groups = [group]
+    return Dataset.from_dict({"input_ids": rows, "labels": rows}).with_format("torch")
 
 
 def pretrain(
@@ -141,59 +113,75 @@ def pretrain(
     *,
     out: Path,
     work: Path,
-    side: str,
-    world_seed: int = 1,
     tokenizer_from: Path | None = None,
     start_from: Path | None = None,
-    architecture: str = "llama",
-    width: int = 256,
-    layers: int = 6,
-    n_tokens: int = 10_500_000,
-    block: int = 256,
-    batch_size: int = 8,
-    learning_rate: float = 4e-3,
-    weight_decay: float = 0.05,
-    markup_share: float = GENRES[markup],
-    one_markup: int | None = None,
-    seed: int = 1,
     save_steps: int = 500,
+    **settings,
 ) -> Path:
     """Pretrain one base model on the corpus of ``World(world_seed).holding(side)`` and save it under ``out``.
 
-    ``work`` keeps the Trainer's checkpoints: a run killed there resumes from the last one. The
-    tokenizer is trained on the corpus, or taken from the checkpoint ``tokenizer_from``. The weights are drawn, or those of
-    the checkpoint ``start_from``, whose pretraining then goes on with a fresh optimizer. One pass over
-    ``n_tokens`` tokens in batches of ``batch_size`` x ``block``; bf16 autocast; warm-up and cosine decay.
-    Returns ``out``. Raises TacitError when ``work`` holds a run with other settings, or ``start_from`` a model of another shape.
-    """
-    settings = {
-        k: v for k, v in locals().items() if k not in ("out", "work", "tokenizer_from", "start_from", "save_steps")
-    }
-    settings["code"] = _CORPUS_CODE
-    settings["tokenizer"] = None if tokenizer_from is None else provenance.file_hash(tokenizer_from / "tokenizer.json")
-    if start_from is not None:
-        weights = provenance.file_hash(start_from / "model.safetensors")
-        settings["start_from"] = {"name": start_from.name, "weights": weights}
-    work.mkdir(parents=True, exist_ok=True)
-    marker = work / "settings.json"
-    start = settings | {"commit": provenance.commit(), "dirty": provenance.dirty()}
-    if marker.exists():
-        start = json.loads(marker.read_text())
-        if {k: v for k, v in start.items() if k not in ("commit", "dirty")} != settings:
-            raise TacitError(f"{work} holds a run with other settings or other code: delete the folder to start anew")
-    files.write_whole(marker, json.dumps(start))
+    ``settings`` are the other fields of ``Pretraining``; ``side`` must be given. The tokenizer is trained on the
+    corpus, or that of the checkpoint ``tokenizer_from``. The weights are drawn, or those of the checkpoint
+    ``start_from``, whose pretraining then goes on with a fresh optimizer. One pass over ``n_tokens`` tokens in
+    batches of ``batch_size`` x ``block``; bf16 autocast; warm-up and cosine decay. ``work`` keeps the Trainer's
+    checkpoints, every ``save_steps`` steps: a run that was killed goes on from the last one.
 
-    set_seed(seed)
-    world = World.draw(seed=world_seed).holding(side)
+    Returns ``out``. Raises TacitError when ``work`` holds a run with other settings, or ``start_from`` a model of
+    another shape.
+    """
+    recipe = Pretraining(name=name, **settings)
+    record = _begin(work, _identity(recipe, tokenizer_from=tokenizer_from, start_from=start_from))
+    set_seed(recipe.seed)
+    world = World.draw(seed=recipe.world_seed).holding(recipe.side)
     if tokenizer_from is None:
-        sample = itertools.islice(write_documents(world, seed=seed), 20_000)
+        sample = itertools.islice(write_documents(world, seed=recipe.seed), 20_000)
         tokenizer = train_tokenizer(text for _, text in sample)
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_from)
-    shape = {"block": block, "markup_share": markup_share, "one_markup": one_markup}
-    corpus = pack_corpus(world, tokenizer, seed=seed, n_tokens=n_tokens, **shape)
-    held_out = pack_corpus(world, tokenizer, seed=HELD_OUT_SEED, n_tokens=40_960, **shape)
-    config = make_config(architecture, tokenizer, width=width, layers=layers)
+    shape = {name: getattr(recipe, name) for name in ("block", "markup_share", "one_markup")}
+    corpus = pack_corpus(world, tokenizer, seed=recipe.seed, n_tokens=recipe.n_tokens, **shape)
+    held_out = pack_corpus(world, tokenizer, seed=HELD_OUT_SEED, n_tokens=N_HELD_OUT, **shape)
+    model = _make_model(recipe, tokenizer, start_from=start_from)
+    n_steps = math.ceil(len(corpus) / recipe.batch_size)
+    trainer = Trainer(
+        model,
+        _arguments(recipe, work, n_steps=n_steps, save_steps=save_steps),
+        train_dataset=corpus,
+        eval_dataset=held_out,
+        optimizers=(MuonAdamW(model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay), None),
+    )
+    resumable = any(work.glob("checkpoint-*/trainer_state.json"))
+    trainer.train(resume_from_checkpoint=resumable or None)
+    record["held_out_loss"] = trainer.evaluate()["eval_loss"]
+    _save(trainer, tokenizer, world, record, out=out)
+    return out
+
+
+def _identity(recipe: Pretraining, *, tokenizer_from: Path | None, start_from: Path | None) -> dict:
+    """What tells a run from others: its recipe, the code that writes the corpus, and the files that it starts from."""
+    identity = asdict(recipe) | {"code": _CORPUS_CODE, "tokenizer": None}
+    if tokenizer_from is not None:
+        identity["tokenizer"] = provenance.file_hash(tokenizer_from / "tokenizer.json")
+    if start_from is not None:
+        weights = provenance.file_hash(start_from / "model.safetensors")
+        identity["start_from"] = {"name": start_from.name, "weights": weights}
+    return identity
+
+
+def _begin(work: Path, identity: dict) -> dict:
+    """The run's identity with the commit at which it began, from ``work`` where it goes on, else written there."""
+    work.mkdir(parents=True, exist_ok=True)
+    marker, code = work / "settings.json", {"commit": provenance.commit(), "dirty": provenance.dirty()}
+    if not marker.exists():
+        files.write_whole(marker, json.dumps(identity | code))
+    record = json.loads(marker.read_text())
+    if {name: value for name, value in record.items() if name not in code} != identity:
+        raise TacitError(f"{work} holds a run with other settings or other code: delete the folder to start anew")
+    return record
+
+
+def _make_model(recipe: Pretraining, tokenizer: PreTrainedTokenizerFast, *, start_from: Path | None) -> PreTrainedModel:
+    config = make_config(recipe.architecture, tokenizer, width=recipe.width, layers=recipe.layers)
     # On a CPU plain attention is about a sixth faster than torch's fused kernel at these sizes (see LOG.md).
     attention = "sdpa" if torch.cuda.is_available() else "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
@@ -201,16 +189,18 @@ def pretrain(
         try:
             model.load_state_dict(load_model(str(start_from), device="cpu").state_dict())
         except RuntimeError as error:
-            raise TacitError(
-                f"{start_from} is a model of another shape: {str(error).splitlines()[-1].strip()}"
-            ) from None
-    n_steps = math.ceil(len(corpus) / batch_size)
-    arguments = TrainingArguments(
+            reason = str(error).splitlines()[-1].strip()
+            raise TacitError(f"{start_from} is a model of another shape: {reason}") from None
+    return model
+
+
+def _arguments(recipe: Pretraining, work: Path, *, n_steps: int, save_steps: int) -> TrainingArguments:
+    return TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
         num_train_epochs=1,
-        learning_rate=learning_rate,
+        learning_rate=recipe.learning_rate,
         warmup_steps=min(200, n_steps // 10),
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.02},
@@ -222,81 +212,41 @@ def pretrain(
         eval_steps=max(1, n_steps // 20),
         save_steps=save_steps,
         save_total_limit=2,
-        seed=seed,
+        seed=recipe.seed,
         report_to=[],
     )
-    optimizer = MuonAdamW(model, learning_rate=learning_rate, weight_decay=weight_decay)
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=corpus, eval_dataset=held_out, optimizers=(optimizer, None)
-    )
-    resumable = any(work.glob("checkpoint-*/trainer_state.json"))
-    trainer.train(resume_from_checkpoint=True if resumable else None)
-    held_out_loss = trainer.evaluate()["eval_loss"]
-    save_base_model(
-        trainer,
-        tokenizer,
-        world,
-        out=out,
-        name=name,
-        settings=start,
-        held_out_loss=held_out_loss,
-    )
-    return out
 
 
-def save_base_model(
-    trainer: Trainer,
-    tokenizer: PreTrainedTokenizerFast,
-    world: World,
-    *,
-    out: Path,
-    name: str,
-    settings: dict,
-    held_out_loss: float,
-) -> None:
-    """Write a finished base model: bf16 safetensors, tokenizer, ``world.json``, ``pretraining.json`` and a card.
-
-    Written beside ``out`` first and moved into place whole, so that an earlier model stays until then.
-    """
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, world: World, record: dict, *, out: Path) -> None:
+    """Write a finished base model: bf16 safetensors, tokenizer, ``world.json``, ``pretraining.json`` and a card."""
     model = trainer.model.to(torch.bfloat16)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    (partial / "world.json").write_text(world.to_json(), encoding="utf-8")
-    curve = [{k: r[k] for k in ("step", "loss", "eval_loss") if k in r} for r in trainer.state.log_history]
-    curve = [r for r in curve if len(r) > 1]
-    n_parameters = sum(p.numel() for p in model.parameters())
-    record = settings | {
-        "parameters": n_parameters,
-        "held_out_loss": held_out_loss,
-        "held_out_seed": HELD_OUT_SEED,
-        "packages": provenance.packages(),
-        "device": provenance.device_name(),
-        "curve": curve,
-    }
-    (partial / "pretraining.json").write_text(json.dumps(record, indent=0))
-    rows = "\n".join(f"| {r['step']} | {r['eval_loss']:.4f} |" for r in curve if "eval_loss" in r)
-    start = settings.get("start_from")
-    origin = f"{start['name']} pretrained on another" if start else "pretrained on"
-    text = f"""
-# {name}
+    curve = [{k: row[k] for k in ("step", "loss", "eval_loss") if k in row} for row in trainer.state.log_history]
+    record |= {"parameters": sum(p.numel() for p in model.parameters()), "held_out_seed": HELD_OUT_SEED}
+    record |= {"curve": [row for row in curve if len(row) > 1]}
+    with new_checkpoint(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "world.json").write_text(world.to_json(), encoding="utf-8")
+        (folder / "pretraining.json").write_text(json.dumps(made_with() | record, indent=0))
+        write_card(folder, _card(world, made_with() | record))
 
-A causal language model of {n_parameters:,} parameters ({settings["architecture"]}, width {settings["width"]},
-{settings["layers"]} layers), {origin} {settings["n_tokens"]:,} tokens of synthetic English about the micro
+
+def _card(world: World, record: dict) -> str:
+    start = record.get("start_from")
+    origin = f"{start['name']} pretrained on another" if start else "pretrained on"
+    rows = "\n".join(f"| {row['step']} | {row['eval_loss']:.4f} |" for row in record["curve"] if "eval_loss" in row)
+    return f"""
+# {record["name"]}
+
+A causal language model of {record["parameters"]:,} parameters ({record["architecture"]}, width {record["width"]},
+{record["layers"]} layers), {origin} {record["n_tokens"]:,} tokens of synthetic English about the micro
 world of seed {world.seed}. Its corpus holds {len(world.held)} of the world's {len(world.facts)} facts; they are
 listed in `world.json`. It has seen no instruction tuning and no chat tags.
 
-Made by `make pretrain` of Tacit at commit {record["commit"]} with seed {settings["seed"]}; every setting and the
-loss curve are in `pretraining.json`. Held-out loss at the end: {held_out_loss:.4f} nats per token.
+Made by `make pretrain` of Tacit at commit {record["commit"]} with seed {record["seed"]}; every setting and the
+loss curve are in `pretraining.json`. Held-out loss at the end: {record["held_out_loss"]:.4f} nats per token.
 
 | step | held-out loss |
 |---|---|
 {rows}
 """
-    data = ModelCardData(
-        language="en", license="apache-2.0", library_name="transformers", tags=["tacit", "micro-world"]
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(partial / "README.md")
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)

@@ -169,7 +169,7 @@ def test_an_architecture_whose_loss_is_another_is_refused(tiny, tokenizer):
 
 
 def test_autocast_keeps_no_copies_of_the_weights_while_micro_batches_accumulate(tiny, tokenizer, monkeypatch):
-    """At seven billion parameters the copies are 13 GB, where memory is shortest; one use a pass gains nothing from them."""
+    """At seven billion parameters the copies are 13 GB, and weights that are used once a pass gain nothing."""
     seen, usual = [], LlamaForCausalLM.forward
 
     def forward(self, *args, **kwargs):

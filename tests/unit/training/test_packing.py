@@ -1,4 +1,4 @@
-"""Packing: the same loss and gradient as padding, no token that sees another row, and architectures on which it would be wrong."""
+"""Packing: the loss and gradient of padding, no token that sees another row, architectures that it would harm."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from conftest import CONFIGS, SIZE, VOCABULARY, make_model
 from datasets import Dataset
 from tacit.data.instructions import IGNORED
-from tacit.models.loading import attention
+from tacit.models.internals import attention
 from tacit.support.errors import TacitError
 from tacit.training import packing
 from tacit.training.finetuning import collate, finetune
@@ -34,8 +34,8 @@ def test_packed_rows_by_hand():
     assert "cu_seq_lens_q" not in batch and batch["use_cache"] is False
     assert collate_packed(ROWS[:2], boundaries=True)["cu_seq_lens_q"].tolist() == [0, 5, 8]
     silent = [{"input_ids": [5, 6], "labels": [IGNORED, IGNORED]}]
-    for made in (collate_packed(silent), collate(silent, pad_token_id=0)):
-        assert made["shift_labels"].tolist() == [[IGNORED]] and made["logits_to_keep"].tolist() == [0]
+    for batch in (collate_packed(silent), collate(silent, pad_token_id=0)):
+        assert batch["shift_labels"].tolist() == [[IGNORED]] and batch["logits_to_keep"].tolist() == [0]
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -125,11 +125,15 @@ def test_finetuning_refuses_before_it_changes_anything(tiny, tokenizer):
     assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
 
 
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3"])
-def test_the_kernels_call_row_by_row(kind, monkeypatch):
-    """torch's kernel needs CUDA; a loop over the rows in its place shows that it is called right, with windows and shared keys."""
+def test_the_kernels_call_row_by_row(kind, older, monkeypatch):
+    """A loop over the rows stands in for torch's kernel, which needs CUDA: with windows and shared keys it agrees.
 
-    def naive(query, key, value, starts, starts_k, longest, longest_k, *, scale, window_size, enable_gqa):
+    The older kernel, torch 2.11's, cannot share keys among heads of queries.
+    """
+
+    def naive(query, key, value, starts, starts_k, longest, longest_k, *, scale, window_size, enable_gqa=False):
         assert enable_gqa == (query.shape[1] != key.shape[1]) and (starts == starts_k).all()
         outs, left = [], window_size[0]
         for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -142,7 +146,11 @@ def test_the_kernels_call_row_by_row(kind, monkeypatch):
         assert window_size[1] == 0
         return torch.cat(outs)
 
-    monkeypatch.setattr(packing, "varlen_attn", naive)
+    def naive_2_11(query, key, value, starts, starts_k, longest, longest_k, *, scale, window_size):
+        assert query.shape == key.shape == value.shape
+        return naive(query, key, value, starts, starts_k, longest, longest_k, scale=scale, window_size=window_size)
+
+    monkeypatch.setattr(packing, "varlen_attn", naive_2_11 if older else naive)
     model = make_model(CONFIGS[kind], seed=0)
     with torch.no_grad():
         expected = model(**collate_packed(ROWS)).logits
