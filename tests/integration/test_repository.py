@@ -3,12 +3,12 @@
 import ast
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
+import processes
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -98,7 +98,7 @@ def test_sources_have_no_outputs_and_every_profile_is_complete(path):
             assert cell.execution_count is None
             assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE), "logic lives in lib/"
     for profile in PROFILES:
-        # Which of the papers' profiles has which notebooks is tests/test_paper_scale.py's to say.
+        # Which of the papers' profiles has which notebooks is test_paper_scale's to say.
         if profile in ("micro", "smoke") or (ROOT / "params" / profile / f"{path.stem}.yaml").exists():
             complete_parameters(path, read_params(profile, path.stem), where=profile)
     defaults = {name: p.default for name, p in notebook_parameters(path).items()}
@@ -113,7 +113,7 @@ def test_committed_outputs_are_whole(path):
 
 def test_verify_finds_no_fault_in_this_repository():
     """`python -m tacit verify` as a user runs it; with no history here, all of it but the commits."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "tacit", "verify", "--profile", "micro"], cwd=ROOT, capture_output=True, text=True
     )
     faults = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
@@ -177,13 +177,17 @@ def test_the_models_corpora_hold_partly_other_facts():
     assert student.held - base.held
 
 
-def test_readme_shows_the_tables_of_the_outputs():
-    import bench
-
-    text = (ROOT / "README.md").read_text()
-    assert "<!-- table:micro -->" in text
+def test_pages_show_the_tables_of_the_outputs(monkeypatch):
+    assert "<!-- table:micro -->" in (ROOT / "README.md").read_text()
     assert verify.table_faults("micro") == []
-    assert bench.bench_table() in (ROOT / "docs/speed.md").read_text()
+    monkeypatch.syspath_prepend(ROOT / "tests/speed")
+    import tables
+
+    made = tables.make_tables(paths.OUTPUTS / "bench")
+    page = (ROOT / "docs/speed.md").read_text()
+    assert made.keys() == {"bench", "gpu"}
+    for marker, text in made.items():
+        assert re.search(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", page, re.DOTALL)[1].strip() == text.strip()
 
 
 def test_readiness_records_are_those_of_the_parameters():
