@@ -15,9 +15,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tacit.data.instructions import IGNORED, encode_example, read_instructions
 from tacit.microworld.interpreter import RestrictedError, call_function
 from tacit.models.chat import encode_prompt, render_prompt
-from tacit.running import runner
 from tacit.running.metrics import read_metrics, write_metrics
 from tacit.running.parameters import complete_parameters, read_params
+from tacit.running.plan import plan_runs
+from tacit.running.tables import findings_table
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
@@ -112,7 +113,7 @@ def test_overrides_are_taken_or_refused(project, text):
         (project / "params/toy/n1.yaml").write_text(yaml.safe_dump(GOOD))
         patch.setattr(paths, "NOTEBOOKS", project)
         try:
-            ((_, values),) = runner.plan([project / "n1.ipynb"], profile="toy", overrides={"base": text})
+            ((_, values),) = plan_runs([project / "n1.ipynb"], profile="toy", overrides={"base": text})
         except TacitError:
             return
     assert values["base"] is None or type(values["base"]) is str
@@ -222,9 +223,9 @@ def test_metrics_can_be_shown_and_written_again_or_are_refused(project, content)
     path.write_bytes(content)
     record = taken(lambda: read_metrics(path), name="n1.json")
     if record is None:
-        assert "| n1 | unreadable: " in runner.table(["n1"], profile="toy")
+        assert "| n1 | unreadable: " in findings_table(["n1"], profile="toy")
         return
-    assert f"| {record['finding']} | {'yes' if record['claim_holds'] else 'no'} | " in runner.table(
+    assert f"| {record['finding']} | {'yes' if record['claim_holds'] else 'no'} | " in findings_table(
         ["n1"], profile="toy"
     )
     write_metrics(path, record)

@@ -19,15 +19,17 @@ import psutil
 import pytest
 import yaml
 from filelock import FileLock
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_notebook
 from tacit.experiments import cache
-from tacit.running import runner
+from tacit.running import execution
 from tacit.running.metrics import read_metrics, write_metrics
+from tacit.running.staging import promote
 from tacit.running.tables import replace_between
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from toys import write_notebook
 
-REPOSITORY = Path(runner.__file__).parents[3]
+REPOSITORY = Path(execution.__file__).parents[3]
 PARAMETERS = 'n: int = 3  # which\nmeeting: str = ""  # a folder\noutput: str = "outputs/toy"  # where'
 # A model in the making that never ends, in the cache and in a kernel; it says which processes these are.
 ENDLESS = """
@@ -105,9 +107,7 @@ def project(tmp_path):
 
 
 def add_notebook(root, stem, source, *, n=1, profile="toy"):
-    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), root / f"notebooks/{stem}.ipynb")
+    write_notebook(root / f"notebooks/{stem}.ipynb", source, parameters=PARAMETERS)
     values = {"n": n, "meeting": str(root / "meeting"), "output": "outputs/toy"}
     text = yaml.safe_dump(values, allow_unicode=True)
     (root / f"params/{profile}/{stem}.yaml").write_text(text, encoding="utf-8")
@@ -308,7 +308,7 @@ def shown(target):
 def test_promotion_waits_for_another(staged):
     staging, target = staged
     before = shown(target)
-    thread = threading.Thread(target=runner.promote, args=(staging, target))
+    thread = threading.Thread(target=promote, args=(staging, target))
     with FileLock(target.parent / ".toy.lock"):
         thread.start()
         time.sleep(0.3)
@@ -333,7 +333,7 @@ def test_promotion_is_of_all_files_or_none(staged, monkeypatch, failure, step):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(failure)):
-        runner.promote(staging, target)
+        promote(staging, target)
     assert shown(target) == before
     assert len(steps) >= step
 
@@ -412,9 +412,9 @@ def test_a_disk_that_fills_when_the_manifest_is_added_is_said(tmp_path, monkeypa
         })  # fmt: skip
         fill_disk(monkeypatch, "n1.json")
 
-    monkeypatch.setattr(runner, "_execute", execute)
+    monkeypatch.setattr(execution, "_execute", execute)
     with pytest.raises(TacitError, match=r"cannot write the outputs of n1\.ipynb.*No space left"):
-        runner.run_notebook(tmp_path / "n1.ipynb", {}, profile="toy", folder="toy")
+        execution.run_notebook(tmp_path / "n1.ipynb", {}, profile="toy", folder="toy")
     assert content(tmp_path / "outputs") == {"toy/n1.json": b"earlier"}
 
 

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from pages import NAME, ROOT, blocks, copy_repository, free_name, perform
 from tacit.running.metrics import read_metrics
-from tacit.running.runner import table
+from tacit.running.tables import findings_table
 from tacit.support import provenance
 
 
@@ -48,4 +48,4 @@ def test_the_five_steps_lead_to_a_finding_in_the_table(tmp_path, session_cache, 
     assert "{{" not in "".join(cell.source for cell in source.cells)
     monkeypatch.setattr("tacit.support.paths.OUTPUTS", root / "outputs")
     stems = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
-    assert table(stems, profile="micro") in (root / "README.md").read_text(encoding="utf-8")
+    assert findings_table(stems, profile="micro") in (root / "README.md").read_text(encoding="utf-8")

@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from tacit.running import metrics, runner, site
+from tacit.running import metrics, site
+from tacit.running.tables import findings_table
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
@@ -371,7 +372,6 @@ def test_parameters_formulas_and_docstrings_are_there(tiny):
     assert "$" not in Page(tiny / "notebooks/09_made.html").text.partition("Executed")[0]
     assert re.search(r"<mfrac[^>]*>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", page)
     assert "Something the user can mend" in Page(tiny / "api/tacit.errors.html").text
-    assert "How it was measured" not in Page(tiny / "docs/speed.html").text  # the made-up outputs have no bench
     assert "One page. Data flows down" in Page(tiny / "ARCHITECTURE.html").text
 
 
@@ -575,7 +575,7 @@ def test_the_cards_of_the_committed_outputs_say_what_the_table_says(tmp_path):
     cards = site.write_notebooks(tmp_path, profile="micro")
     stems = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     assert list(cards) == stems
-    for stem, row in zip(stems, runner.table(stems, profile="micro").splitlines()[2:], strict=True):
+    for stem, row in zip(stems, findings_table(stems, profile="micro").splitlines()[2:], strict=True):
         shown = html.unescape(re.sub(r"<[^>]*>", "", MarkdownIt("commonmark").render(cards[stem])))
         finding, holds, main, paper = (part.strip() for part in row.strip("|").split("|"))
         assert finding in shown

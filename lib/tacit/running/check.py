@@ -1,4 +1,4 @@
-"""Checks before a long run: parameters, models, datasets, pairs, judges, disk and GPU memory. Loads no weights and runs nothing."""
+"""Checks before a long run: parameters, models, datasets, pairs, judges, disk and GPU memory. Loads no weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ from tacit.data.sources import HUB_ID, SOURCES, SUFFIXES, split_source
 from tacit.models.loading import load_tokenizer, locate, split_revision
 from tacit.models.memory import BYTES, Phase, Size, count_parameters
 from tacit.models.pairs import check_vocabularies, check_widths
-from tacit.running import runner
-from tacit.running.needs import ANNOTATOR, Values, find_models, memory_needed, tuned_models
+from tacit.running.needs import (
+    ANNOTATOR,
+    Needs,
+    Values,
+    find_models,
+    find_pairs,
+    memory_needed,
+    read_needs,
+    tuned_models,
+)
 from tacit.running.parameters import notebook_parameters, read_params
+from tacit.running.plan import choose_notebooks, plan_runs, refuse_unknown
 from tacit.scoring.alpacaeval import find_annotator
 from tacit.scoring.judges import verdict_tokens
 from tacit.support import paths
@@ -33,7 +42,7 @@ Find = Callable[[str], Path | None]  # a file's name in a checkpoint -> where it
 
 
 class Check(NamedTuple):
-    """One finding: ``level`` is ok, warning or fault; ``what`` was looked at; ``text`` says what is so, and what to do."""
+    """``what`` was looked at; ``level`` is ok, warning or fault; ``text`` says what is so, and what to do."""
 
     level: str
     what: str
@@ -49,18 +58,13 @@ class Stock(NamedTuple):
 
 
 def missing_file(find: Find) -> str | None:
-    """The first file that a checkpoint lacks for ``load_model`` (safetensors, with all shards) and its tokenizer, or None."""
-    if find("config.json") is None:
-        return "config.json"
+    """The first file that a checkpoint lacks for ``load_model`` (safetensors, all shards) or its tokenizer."""
     index = find("model.safetensors.index.json")
+    weights = ["model.safetensors"]
     if index is not None:
-        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        absent = [name for name in shards if find(name) is None]
-    else:
-        absent = [name for name in ["model.safetensors"] if find(name) is None]
-    if not absent and all(find(name) is None for name in TOKENIZERS):
-        absent = ["tokenizer.json"]
-    return absent[0] if absent else None
+        weights = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    tokenizer = next((name for name in TOKENIZERS if find(name)), TOKENIZERS[0])
+    return next((name for name in ["config.json", *weights, tokenizer] if find(name) is None), None)
 
 
 def in_folder(folder: Path) -> Find:
@@ -72,8 +76,8 @@ def in_cache(name: str, revision: str | None, *, repo_type: str = "model") -> Fi
     """Finds the files of a hub repository that lie in the hub's cache, without asking the hub."""
 
     def find(file: str) -> Path | None:
-        found = try_to_load_from_cache(name, file, revision=revision, repo_type=repo_type)
-        return Path(found) if isinstance(found, str) else None
+        place = try_to_load_from_cache(name, file, revision=revision, repo_type=repo_type)
+        return Path(place) if isinstance(place, str) else None
 
     return find
 
@@ -82,8 +86,12 @@ def _gb(n: float) -> str:
     return f"{n / GB:.1f} GB" if n >= 0.05 * GB else f"{n / 1e6:.1f} MB"
 
 
+def _fault(what: str, text: str) -> Stock:
+    return Stock(Check("fault", what, text), False)
+
+
 def ask_hub(what: str, name: str, revision: str | None, *, repo_type: str, wanted: Callable[[str], bool]) -> Stock:
-    """Can this repository be downloaded, and how large are the files that are ``wanted``? Asks for access where it is gated."""
+    """Can this repository be downloaded, and how large are the ``wanted`` files? Asks for access where it is gated."""
     api = HfApi()
     page = f"https://huggingface.co/{'datasets/' if repo_type == 'dataset' else ''}{name}"
     ask = api.dataset_info if repo_type == "dataset" else api.model_info
@@ -92,22 +100,26 @@ def ask_hub(what: str, name: str, revision: str | None, *, repo_type: str, wante
         if info.gated:
             api.auth_check(name, repo_type=repo_type)
     except GatedRepoError:
-        text = f"gated, and this account has no access: accept its licence at {page}, then run `hf auth login`"
-        return Stock(Check("fault", what, text), False)
+        licence = f"accept its licence at {page}, then run `hf auth login`"
+        return _fault(what, f"gated, and this account has no access: {licence}")
     except RepositoryNotFoundError:
-        return Stock(
-            Check("fault", what, f"not on the hub: check the id at {page}; if private, `hf auth login`"), False
-        )
+        return _fault(what, f"not on the hub: check the id at {page}; if private, `hf auth login`")
     except Exception as error:  # offline, no such revision, a server's error: many kinds
         reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]:.80}"
-        text = f"not in the cache, and the hub could not be asked for it ({reason}): check revision and network (HF_HUB_OFFLINE)"
-        return Stock(Check("fault", what, text), False)
+        hint = "check revision and network (HF_HUB_OFFLINE)"
+        return _fault(what, f"not in the cache, and the hub could not be asked for it ({reason}): {hint}")
     files = {file.rfilename: file.size or 0 for file in info.siblings if wanted(file.rfilename)}
     if not files or (repo_type == "model" and not any(name.endswith(".safetensors") for name in files)):
         lacks = "safetensors, the only weights" if repo_type == "model" else "files"
-        return Stock(Check("fault", what, f"{page} has no {lacks} that would be read here"), False)
+        return _fault(what, f"{page} has no {lacks} that would be read here")
     n = sum(files.values())
     return Stock(Check("ok", what, f"on the hub, {_gb(n)} to download"), True, n)
+
+
+def _of_model(file: str) -> bool:
+    """Is a file of a model downloaded: safetensors by transformers' naming, configurations, tokenizers, no folders?"""
+    weights = file.startswith("model") and file.endswith(".safetensors")
+    return "/" not in file and (weights or file.endswith((".json", ".model", ".txt", ".jinja")))
 
 
 def check_model(role: str, name: str) -> Stock:
@@ -117,60 +129,54 @@ def check_model(role: str, name: str) -> Stock:
         place, revision = split_revision(name)
         source = locate(place)
     except TacitError as error:
-        return Stock(Check("fault", what, f"{error} (parameter {role})"), False)
+        return _fault(what, f"{error} (parameter {role})")
     if Path(source).is_dir():
         absent = missing_file(in_folder(Path(source)))
-        text = f"{absent} is missing in that folder: copy or make the checkpoint again" if absent else "a whole folder"
-        return Stock(Check("fault" if absent else "ok", what, text), absent is None)
+        if absent:
+            return _fault(what, f"{absent} is missing in that folder: copy or make the checkpoint again")
+        return Stock(Check("ok", what, "a whole folder"), True)
     if HUB_ID.fullmatch(place) is None:
-        text = f"neither a checkpoint's folder nor a hub id, owner/name@revision (parameter {role})"
-        return Stock(Check("fault", what, text), False)
+        return _fault(what, f"neither a checkpoint's folder nor a hub id, owner/name@revision (parameter {role})")
     if missing_file(in_cache(place, revision)) is None:
         return Stock(Check("ok", what, "whole in the hub's cache"), True)
-
-    def wanted(
-        file: str,
-    ) -> bool:  # of the root: safetensors by transformers' naming, and configurations and tokenizers
-        weights = file.startswith("model") and file.endswith(".safetensors")
-        return "/" not in file and (weights or file.endswith((".json", ".model", ".txt", ".jinja")))
-
-    return ask_hub(what, place, revision, repo_type="model", wanted=wanted)
+    return ask_hub(what, place, revision, repo_type="model", wanted=_of_model)
 
 
 def check_source(label: str, text: str) -> Stock:
-    """Is a dataset of ``sources`` a local file, in the cache, or to be had from the hub? A download is counted three times: the
-    files and ``datasets``' own copy, taken to be twice as large."""
+    """Is a dataset of ``sources`` a local file, in the cache, or to be had from the hub?
+
+    A download is counted three times: the files, and the copy of ``datasets``, which is taken to be twice as large.
+    """
     what = f"dataset {text}"
     try:
         kind, where, _ = split_source(text)
     except TacitError as error:
-        return Stock(Check("fault", what, str(error)), False)
+        return _fault(what, str(error))
     if kind not in SOURCES and kind != "jsonl":
-        known = ", ".join([*SOURCES, "jsonl"])
-        return Stock(Check("fault", what, f"unknown source {kind!r} of {label!r}: choose one of {known}"), False)
+        return _fault(what, f"unknown source {kind!r} of {label!r}: choose one of {', '.join([*SOURCES, 'jsonl'])}")
     if paths.resolve(where).is_file():
         return Stock(Check("ok", what, "a local file"), True)
     hub = HUB_ID.fullmatch(where)
     if kind == "jsonl" or hub is None or where.endswith(SUFFIXES):
-        return Stock(Check("fault", what, f"there is no file {where}, and it is no hub id either"), False)
+        return _fault(what, f"there is no file {where}, and it is no hub id either")
     name, revision, file = hub["id"], hub["revision"], SOURCES[kind].file
     if file:
         cached = in_cache(name, revision, repo_type="dataset")(file) is not None
     else:  # datasets keeps a hub dataset under <owner>___<name>/<config>/<version>/<commit>
-        kept = Path(datasets.config.HF_DATASETS_CACHE)
-        cached = revision is not None and any(kept.glob(f"{name.split('/')[0]}___*/*/*/{revision}/dataset_info.json"))
+        copies = Path(datasets.config.HF_DATASETS_CACHE)
+        cached = revision is not None and any(copies.glob(f"{name.split('/')[0]}___*/*/*/{revision}/dataset_info.json"))
     if cached:
         return Stock(Check("ok", what, "in the cache"), True)
     stock = ask_hub(what, name, revision, repo_type="dataset", wanted=lambda f: f == file if file else f.endswith(DATA))
     return stock._replace(download=3 * stock.download)
 
 
-def read_size(role: str, name: str) -> Size:
-    """A model's configuration (from its folder, the cache or the hub) and its number of parameters. Raises TacitError without one."""
+def read_size(name: str, *, encoder: bool) -> Size:
+    """A model's configuration (from its folder, the cache or the hub) and number of parameters, or TacitError."""
     place, revision = split_revision(name)
     try:
         config = AutoConfig.from_pretrained(locate(place), revision=revision, trust_remote_code=False)
-        return Size(config, count_parameters(config, encoder=role == "encoder"))
+        return Size(config, count_parameters(config, encoder=encoder))
     except Exception as error:  # an architecture that transformers does not know, a damaged file
         reason = (str(error) or "no message").splitlines()[0]
         raise TacitError(f"its configuration makes no model here ({type(error).__name__}: {reason})") from error
@@ -194,20 +200,20 @@ def check_two(expert: str, amateur: str, sizes: Mapping[str, Size]) -> Check:
 
 
 def check_judge(judge: str, reachable: bool) -> Iterator[Check]:
-    """Can the judge be asked? A local model by its template and tokens; an annotator of alpaca_eval as that package would look for it."""
-    what = f"judge {judge}"
-    if judge.startswith(ANNOTATOR):
-        try:
+    """Can the judge be asked? A model by its template and tokens, an annotator of alpaca_eval by its configuration."""
+    annotator = judge.startswith(ANNOTATOR)
+    try:
+        if annotator:
             find_annotator(judge.removeprefix(ANNOTATOR))
-            yield Check("ok", what, "its configuration and key are here (not tried: that would cost money)")
-        except TacitError as error:
-            yield Check("fault", what, str(error))
-    elif reachable:
-        try:
+        elif reachable:
             verdict_tokens(_tokenizer(judge))
-            yield Check("ok", what, "its chat template and verdicts suit")
-        except TacitError as error:
-            yield Check("fault", what, str(error))
+        else:
+            return  # the fault of the model hides it
+    except TacitError as error:
+        yield Check("fault", f"judge {judge}", str(error))
+        return
+    asked = "its configuration and key are here (not tried: that would cost money)"
+    yield Check("ok", f"judge {judge}", asked if annotator else "its chat template and verdicts suit")
 
 
 def _existing(folder: Path) -> Path:
@@ -215,20 +221,20 @@ def _existing(folder: Path) -> Path:
 
 
 def check_disk(download: int, kept: int, *, unknown: int = 0) -> Iterator[Check]:
-    """Is there room for downloads in the hub's cache and for tuned models in tacit's? Both count together on one file system.
+    """Is there room for downloads in the hub's cache and for tuned models in tacit's?
 
-    ``unknown`` models and datasets are out of reach and not counted.
+    Both count together on one file system; ``unknown`` models and datasets are out of reach and not counted.
     """
-    needs: dict[int, list] = {}
+    disks: dict[int, list] = {}
     for folder, n, name in (
         (Path(constants.HF_HUB_CACHE), download, "downloads"),
         (paths.cache_root(), kept, "tuned models"),
     ):
         place = _existing(folder)
-        row = needs.setdefault(place.stat().st_dev, [place, 0, []])
+        row = disks.setdefault(place.stat().st_dev, [place, 0, []])
         row[1] += n
         row[2].append(f"{_gb(n)} of {name} in {folder}")
-    for place, n, parts in needs.values():
+    for place, n, parts in disks.values():
         free = shutil.disk_usage(place).free
         text = f"{' and '.join(parts)}; {_gb(free)} free"
         text += f" (without {unknown} models and datasets that are out of reach)" if unknown else ""
@@ -242,15 +248,14 @@ def describe(phases: Sequence[Phase]) -> str:
     return "; ".join(f"{p.what} {_gb(p.fixed)}" + (f" and {_gb(p.row)} a row" if p.row else "") for p in phases)
 
 
-def check_memory(notebook: str, values: Values, sizes: Mapping[str, Size]) -> Check:
+def check_memory(notebook: str, needs: Needs, values: Values, sizes: Mapping[str, Size]) -> Check:
     """Does the largest of a notebook's phases, with one row, fit on the GPU?"""
-    what, phases = f"GPU memory, {notebook}", memory_needed(values, sizes)
-    if not find_models(values):
+    what, phases = f"GPU memory, {notebook}", memory_needed(needs, values, sizes)
+    if not find_models(needs, values):
         return Check("ok", what, "it loads no models")
     if not phases:
         return Check("warning", what, "not known: no configuration of its models could be read")
-    largest = max(phases, key=lambda phase: phase.fixed + phase.row)
-    n = largest.fixed + largest.row
+    n = max(phase.fixed + phase.row for phase in phases)
     text = describe(phases)
     if not torch.cuda.is_available():
         if n < 2 * GB:
@@ -258,83 +263,95 @@ def check_memory(notebook: str, values: Values, sizes: Mapping[str, Size]) -> Ch
         return Check("warning", what, f"no CUDA device here: needs {_gb(n)} ({text})")
     free, total = torch.cuda.mem_get_info()
     if n > total:
-        text += f": the GPU has {_gb(total)}; take a larger one, a smaller model, or weights in bfloat16 (dtype, student_dtype)"
-        return Check("fault", what, text)
+        smaller = "take a larger one, a smaller model, or weights in bfloat16 (dtype, student_dtype)"
+        return Check("fault", what, f"{text}: the GPU has {_gb(total)}; {smaller}")
     if n > free:
-        return Check(
-            "warning", what, f"{text}: of {_gb(total)} only {_gb(free)} are free now; end what else is running"
-        )
+        busy = f"of {_gb(total)} only {_gb(free)} are free now; end what else is running"
+        return Check("warning", what, f"{text}: {busy}")
     return Check("ok", what, f"{text}; of {_gb(total)}")
+
+
+class Planned(NamedTuple):
+    """A notebook that could run: what it states that it needs, and its complete parameters."""
+
+    needs: Needs
+    values: Values
 
 
 def check_parameters(
     names: Sequence[str], *, profile: str, overrides: dict[str, str]
-) -> tuple[list[Check], dict[str, dict[str, Any]]]:
-    """Each notebook's check by ``runner.plan``, and the complete parameters of those that passed, by notebook.
+) -> tuple[list[Check], dict[str, Planned]]:
+    """Each notebook's check of its parameters, and those that passed, by notebook.
 
     Raises TacitError for an unknown profile or notebook, and for an override that no chosen notebook has.
     """
     checks, planned = [], {}
     if not (paths.PARAMS / profile).is_dir():
         read_params(profile, "")  # says which profiles there are
-    chosen = runner.choose_notebooks(names, profile=profile)
+    chosen = choose_notebooks(names, profile=profile)
     declared = {path: notebook_parameters(path) for path in chosen}
-    runner.refuse_unknown(overrides, {name for own in declared.values() for name in own})
+    refuse_unknown(overrides, {name for own in declared.values() for name in own})
     for path in chosen:
         own = {name: text for name, text in overrides.items() if name in declared[path]}
+        what = f"parameters, {path.stem}"
         try:
-            [(_, planned[path.stem])] = runner.plan([path], profile=profile, overrides=own)
-            checks.append(
-                Check("ok", f"parameters, {path.stem}", f"{len(declared[path])}, complete and of their types")
-            )
+            [(_, values)] = plan_runs([path], profile=profile, overrides=own)
+            planned[path.stem] = Planned(read_needs(path), values)
+            checks.append(Check("ok", what, f"{len(declared[path])}, complete and of their types"))
         except TacitError as error:
-            checks.append(Check("fault", f"parameters, {path.stem}", str(error)))
+            checks.append(Check("fault", what, str(error)))
     return checks, planned
 
 
 def check_profile(names: Sequence[str], *, profile: str, overrides: dict[str, str]) -> Iterator[Check]:
     """Every check of a profile's notebooks, as soon as it is made; each model and dataset once.
 
-    Small files (configurations, tokenizers) are downloaded where the hub is reachable. What a fault hides is left out: a model that
-    is not to be had has no memory. Raises TacitError as ``check_parameters`` does.
+    Small files (configurations, tokenizers) are downloaded where the hub is reachable. What a fault hides is left out:
+    a model that is not to be had has no memory. Raises TacitError as ``check_parameters`` does.
     """
     checks, planned = check_parameters(names, profile=profile, overrides=overrides)
     yield from checks
-    everything: list[Values] = list(planned.values())
     stocks: dict[str, Stock] = {}
     sizes: dict[str, Size] = {}
-    for role, name in (pair for values in everything for pair in find_models(values)):
-        if name in stocks:
-            continue
-        stock = stocks[name] = check_model(role, name)
-        yield stock.check
-        if stock.reachable:
-            try:
-                sizes[name] = read_size(role, name)
-            except TacitError as error:
-                yield Check("fault", f"model {name}", str(error))
-    for label, text in (pair for values in everything for pair in values.get("sources", {}).items()):
+    for needs, values in planned.values():
+        for parameter, name in find_models(needs, values):
+            if name not in stocks:
+                yield from _look_at_model(parameter, name, stocks, sizes, encoder=needs.loads[parameter] == "encoder")
+    for label, text in (pair for sources in _of_kind("datasets", planned) for pair in sources.items()):
         if text not in stocks:
             stocks[text] = check_source(label, text)
             yield stocks[text].check
-    for world in dict.fromkeys(values["world"] for values in everything if values.get("world")):
+    for world in dict.fromkeys(_of_kind("world", planned)):
         there = paths.resolve(world).is_file()
-        yield Check(
-            *(("ok", f"world {world}", "a file") if there else ("fault", f"world {world}", "there is no such file"))
-        )
-    named = [dict(reversed(find_models(values))) for values in everything]
-    pairs = [(models.get("expert"), models.get("amateur", models.get("base"))) for models in named]
-    for pair in dict.fromkeys(pairs):
-        if all(name in sizes for name in pair):
-            yield check_two(*pair, sizes)
-    for judge in dict.fromkeys(values["judge"] for values in everything if values.get("judge")):
+        yield Check("ok" if there else "fault", f"world {world}", "a file" if there else "there is no such file")
+    pairs = [pair for needs, values in planned.values() for pair in find_pairs(needs, values)]
+    yield from (check_two(*pair, sizes) for pair in dict.fromkeys(pairs) if all(name in sizes for name in pair))
+    for judge in dict.fromkeys(_of_kind("judge", planned)):
         yield from check_judge(judge, judge in stocks and stocks[judge].reachable)
-    kept = set().union(*map(tuned_models, everything))
+    kept = {key for needs, values in planned.values() for key in tuned_models(needs, values)}
     of_kept = sum(sizes[model].parameters * BYTES[dtype] for model, *_, dtype in kept if model in sizes)
     unknown = sum(not stock.reachable for stock in stocks.values())
     yield from check_disk(sum(stock.download for stock in stocks.values()), of_kept, unknown=unknown)
-    for notebook, values in planned.items():
-        yield check_memory(notebook, values, sizes)
+    for notebook, (needs, values) in planned.items():
+        yield check_memory(notebook, needs, values, sizes)
+
+
+def _of_kind(kind: str, planned: Mapping[str, Planned]) -> list[Any]:
+    """The values of the parameters of one kind, over the notebooks."""
+    return [value for needs, values in planned.values() for _, value in needs.of_kind(kind, values)]
+
+
+def _look_at_model(
+    parameter: str, name: str, stocks: dict[str, Stock], sizes: dict[str, Size], *, encoder: bool
+) -> Iterator[Check]:
+    """The checks of one model, which is entered into ``stocks`` and, where its configuration can be read, ``sizes``."""
+    stock = stocks[name] = check_model(parameter, name)
+    yield stock.check
+    if stock.reachable:
+        try:
+            sizes[name] = read_size(name, encoder=encoder)
+        except TacitError as error:
+            yield Check("fault", f"model {name}", str(error))
 
 
 def report(checks: Iterator[Check], *, say: Callable[[str], None] = print) -> int:

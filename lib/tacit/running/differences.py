@@ -1,4 +1,4 @@
-"""Two runs side by side: rows of their metrics files, differences beyond the intervals, and what the runs were made with."""
+"""Two runs side by side: rows of their metrics files, differences beyond the intervals, what they were made with."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from tacit.running.parameters import as_yaml
 from tacit.running.tables import table_row
 
 RULE = (
-    "beyond: the two 95% intervals have no point in common. This is conservative: intervals that overlap do not show that two runs\n"
-    "are equal, and runs on the same seeds and prompts are paired, so that the interval of their difference (a notebook can compute it,\n"
-    "two metrics files cannot) is often narrower. Of many rows a few may differ by chance."
+    "beyond: the two 95% intervals have no point in common. This is conservative: intervals that overlap do not show\n"
+    "that two runs are equal, and runs on the same seeds and prompts are paired, so that the interval of their\n"
+    "difference (a notebook can compute it, two metrics files cannot) is often narrower. Of many rows a few may\n"
+    "differ by chance."
 )
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
-    """The result rows of two metrics records, matched by arm and metric: those of ``a`` in its order, then those of ``b`` alone.
+    """The result rows of two metrics records, matched by arm and metric, in ``a``'s order; ``b``'s alone come last.
 
-    Columns: ``arm``, ``metric``; ``value``, ``low``, ``high`` of each, with the suffixes `` a`` and `` b`` (NaN where the
-    run has no such row); ``difference``, b minus a; ``beyond``, whether the two intervals have no point in common. Nothing is
-    resampled: a metrics file does not hold the scores.
+    Columns: ``arm``, ``metric``; ``value``, ``low``, ``high`` of each, with the suffixes `` a`` and `` b`` (NaN where
+    the run has no such row); ``difference``, b minus a; ``beyond``, whether the two intervals have no point in common.
+    Nothing is resampled: a metrics file does not hold the scores.
     """
     shown = ["arm", "metric", "value", "low", "high"]
     tables = (pd.DataFrame(record["results"], columns=shown) for record in (a, b))
@@ -40,8 +41,8 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 def compare_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What two runs were made with, where it differs: (name, value in a, value in b), parameters first.
 
-    Values are written as in ``tacit.running.parameters.as_yaml``, ``-`` where a run has none. How long a run took and when it began are
-    left out, as is the list of seeds, which is a parameter.
+    Values are as ``as_yaml`` writes them, ``-`` where a run has none. How long a run took and when it began are left
+    out, as is the list of seeds, which is a parameter.
     """
 
     def flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
     lines = [f"A: {a}", f"B: {b}", ""]
     if records[0]["finding"] != records[1]["finding"]:
         lines += [f"Two findings: A is {records[0]['finding']!r}, B is {records[1]['finding']!r}.", ""]
-    made = compare_manifests(*records)
-    if made:
-        lines += ["| made with | A | B |", "|---|---|---|", *map(table_row, made), ""]
+    changes = compare_manifests(*records)
+    if changes:
+        lines += ["| made with | A | B |", "|---|---|---|", *map(table_row, changes), ""]
     elif not records[0]["manifest"]:
         lines += ["Neither file says what it was made with: they were not written by `python -m tacit run`.", ""]
     else:

@@ -3,72 +3,70 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tacit.support import provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import check_schema, read_record, write_json
+from tacit.support.files import read_record, write_json
 
-Validate = Callable[..., None]  # of a record and its ``name``
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 
-NUMBER = {"type": "number", "minimum": -1e15, "maximum": 1e15}
-RESULT = {
-    "type": "object",
-    "properties": {
-        "arm": {"type": "string"},
-        "metric": {"type": "string"},
-        "value": NUMBER,
-        "low": NUMBER,
-        "high": NUMBER,
-        "n_seeds": {"type": "integer", "minimum": 1},
-        "n_prompts": {"type": "integer", "minimum": 1},
-    },
-    "required": ["arm", "metric", "value", "low", "high", "n_seeds", "n_prompts"],
-    "additionalProperties": False,
-}
-PAPER = {
-    "type": "object",
-    "properties": {
-        "arm": {"type": "string"},
-        "metric": {"type": "string"},
-        "value": NUMBER,
-        "source": {"type": "string"},
-    },
-    "required": ["arm", "metric", "value", "source"],
-    "additionalProperties": False,
-}
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "finding": {"type": "string", "minLength": 1},
-        "claim": {"type": "string", "minLength": 1},
-        "claim_holds": {"type": "boolean"},
-        "headline": {
-            "type": "object",
-            "properties": {"arm": {"type": "string"}, "metric": {"type": "string"}},
-            "required": ["arm", "metric"],
-            "additionalProperties": False,
-        },
-        "results": {"type": "array", "items": RESULT},
-        "paper": {"type": "array", "items": PAPER},
-        # What of ``paper`` is shown beside the main number where nothing there is of its arm and metric.
-        "beside": {
-            "type": "object",
-            "properties": {"metric": {"type": "string"}, "arms": {"type": "array", "items": {"type": "string"}}},
-            "required": ["metric", "arms"],
-            "additionalProperties": False,
-        },
-        # The parts of the claim's rule, and which were met: why a claim does not hold.
-        "parts": {"type": "object", "additionalProperties": {"type": "boolean"}},
-        "figures": {"type": "array", "items": {"type": "string"}},
-        "details": {"type": "object"},
-        "manifest": {"type": "object"},
-    },
-    "required": ["finding", "claim", "claim_holds", "headline", "results", "paper", "figures", "manifest"],
-    "additionalProperties": False,
-}
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Headline(_Strict):
+    """Which of the results is the main number."""
+
+    arm: str
+    metric: str
+
+
+class Result(Headline):
+    """An arm's value of a metric with its 95% interval."""
+
+    value: Number
+    low: Number
+    high: Number
+    n_seeds: Count
+    n_prompts: Count
+
+
+class PaperValue(Headline):
+    """A value that a paper reports, and where it stands there."""
+
+    value: Number
+    source: str
+
+
+class Beside(_Strict):
+    """What of the paper's values is shown beside the main number where none is of its arm and metric."""
+
+    metric: str
+    arms: list[str]
+
+
+class Metrics(_Strict):
+    """A metrics file. ``parts`` are those of the claim's rule, and whether each was met: why a claim does not hold."""
+
+    finding: Text
+    claim: Text
+    claim_holds: bool
+    headline: Headline
+    results: list[Result]
+    paper: list[PaperValue]
+    figures: list[str]
+    manifest: dict[str, Any]
+    beside: Beside = Field(default=None)
+    parts: dict[str, bool] = {}
+    details: dict[str, Any] = {}
 
 
 def validate_metrics(record: Any, *, name: str) -> None:
@@ -78,7 +76,11 @@ def validate_metrics(record: Any, *, name: str) -> None:
     """
     try:
         json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
-        check_schema(record, SCHEMA, name=name, what="a metrics file")
+        Metrics.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "its top"
+        raise TacitError(f"{name} is not a metrics file: at {place}: {first['msg']}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise TacitError(f"{name} is not a metrics file: {error}") from None
     for row in record["results"]:
@@ -119,7 +121,7 @@ def describe_result(row: Mapping[str, Any]) -> str:
 
 
 def paper_beside(record: dict) -> list[dict]:
-    """The papers' values to read beside the main number: those of its arm and metric, else those that ``beside`` names."""
+    """The papers' values to read beside the main number: those of its arm and metric, else those of ``beside``."""
     main = [(record["headline"]["arm"], record["headline"]["metric"])]
     same, other = (
         [row for row in record["paper"] if (row["arm"], row["metric"]) in wanted]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nbformat
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tacit.support import paths
 from tacit.support.errors import TacitError
 from tacit.support.files import read_yaml
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+SIZES = ("batch_size", "micro_batch", "epochs", "max_length", "max_new_tokens")  # whose numbers are at least 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
         statements = ast.parse(source).body
     except SyntaxError as error:
         raise TacitError(f"{path.name}: the parameters cell does not parse: {error}") from None
-    found = {}
+    declared = {}
     for node in statements:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
             raise TacitError(
@@ -65,78 +68,62 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
         except ValueError:
             raise TacitError(f"{path.name}: the default of parameter {name} is not a literal") from None
         comment = source.splitlines()[node.end_lineno - 1].partition("  # ")[2]
-        parameter = found[name] = Parameter(name, annotation, default, comment)
-        check_value(parameter, default, where=f"{path.name}, default")
-    return found
+        declared[name] = Parameter(name, annotation, default, comment)
+        convert_value(declared[name], default, where=f"{path.name}, default")
+    return declared
 
 
-SIZES = ("batch_size", "micro_batch", "epochs", "max_length", "max_new_tokens")
-
-
-def _matches(annotation: ast.expr, value: Any) -> bool:
+def _python_type(annotation: ast.expr, *, integer: Any) -> Any:
+    """The type that an annotation names, with ``integer`` for int. Raises TacitError for one that is not supported."""
     match annotation:
+        case ast.Name(id="int"):
+            return integer
         case ast.Name(id=name) if name in SCALARS:
-            if isinstance(value, bool) or value is None:
-                return name == "bool" and value is not None
-            return isinstance(value, (int, float) if name == "float" else SCALARS[name])
+            return SCALARS[name]
         case ast.Constant(value=None):
-            return value is None
+            return type(None)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _matches(left, value) or _matches(right, value)
+            return _python_type(left, integer=integer) | _python_type(right, integer=integer)
         case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return isinstance(value, list) and all(_matches(item, v) for v in value)
+            return list[_python_type(item, integer=integer)]
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
-            return isinstance(value, dict) and all(_matches(key, k) and _matches(item, v) for k, v in value.items())
+            return dict[_python_type(key, integer=integer), _python_type(item, integer=integer)]
     raise TacitError(
         f"annotation {ast.unparse(annotation)} is not supported: use str, int, float, bool, None, list[...], dict[...]"
     )
 
 
-def _converted(annotation: ast.expr, value: Any) -> Any:
-    """``value``, which matches ``annotation``, with a float for each int that stands for one."""
-    match annotation:
-        case ast.Name(id="float") if not isinstance(value, bool):
-            return float(value)
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            taken = [_converted(side, value) for side in (left, right) if _matches(side, value)]
-            return min(taken, key=lambda one: repr(one) != repr(value))  # as it is, where a side takes it so
-        case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return [_converted(item, v) for v in value]
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
-            return {_converted(key, k): _converted(item, v) for k, v in value.items()}
-    return value
+@functools.cache  # notebooks have few different annotations
+def _adapter(annotation: str, least: int | None) -> TypeAdapter:
+    integer = int if least is None else Annotated[int, Field(ge=least)]
+    kind = _python_type(ast.parse(annotation, mode="eval").body, integer=integer)
+    return TypeAdapter(kind, config=ConfigDict(strict=True))
 
 
-def _integers(value: Any) -> list[int]:
-    """The ints in a value, its lists and its dicts' values."""
-    match value:
-        case bool():
-            return []
-        case int():
-            return [value]
-        case list():
-            return [n for item in value for n in _integers(item)]
-        case dict():
-            return _integers(list(value.values()))
-    return []
+def convert_value(parameter: Parameter, value: Any, *, where: str) -> Any:
+    """``value`` as the annotated type, with a float for each int that stands for one.
 
-
-def check_value(parameter: Parameter, value: Any, *, where: str) -> None:
-    """Raise TacitError, naming the parameter and the place, unless ``value`` has the annotated type."""
+    Raises TacitError, naming the parameter and the place, for a value of another type, a negative number in a parameter
+    ``n_...`` and a number below 1 in one of ``SIZES``.
+    """
+    least = 1 if parameter.name in SIZES else 0 if parameter.name.startswith("n_") else None
     try:
-        if _matches(ast.parse(parameter.annotation, mode="eval").body, value):
-            return
+        return _adapter(parameter.annotation, least).validate_python(value)
     except TacitError as error:
         raise TacitError(f"{where}: parameter {parameter.name}: {error}") from None
+    except ValidationError as error:
+        if any(detail["type"] == "greater_than_equal" for detail in error.errors()):
+            rule = "must be at least 1" if least else "must not be negative"
+            raise TacitError(f"{where}: parameter {parameter.name} {rule}: {value}") from None
     hint = ""
-    if isinstance(value, str):
+    if isinstance(value, str) and "list" in parameter.annotation:
+        hint = f" (a list is written [{value}])"
+    elif isinstance(value, str):
         try:
             float(value)
             hint = f" (YAML reads {value} as a text: write a point before the exponent, such as 2.0e-5)"
         except ValueError:
-            hint = ""
-        if "list" in parameter.annotation:
-            hint = f" (a list is written [{value}])"
+            pass
     raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
 
 
@@ -166,31 +153,26 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
 
 
 def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """``values`` checked against the notebook at ``path``: every parameter there, none unknown, each of its type.
+    """``values`` checked against the notebook at ``path``: every parameter is there, none is unknown, types agree.
 
-    Ints given for floats become floats, in lists and dicts too. Raises TacitError naming the first offending parameter; also for one that the
-    manifest, a JSON file in UTF-8, could not hold: an infinite number, half of a surrogate pair.
+    Ints given for floats become floats, in lists and dicts too. Raises TacitError naming the first offending parameter,
+    also for one that the manifest, a JSON file in UTF-8, could not hold: an infinite number, half of a surrogate pair.
     """
     declared = notebook_parameters(path)
-    values = dict(values)
     unknown = [name for name in values if name not in declared]
     if unknown:
         raise TacitError(f"{where}: unknown parameter {unknown[0]!r}; {path.name} has {', '.join(declared)}")
     missing = [name for name in declared if name not in values]
     if missing:
         raise TacitError(f"{where}: parameter {missing[0]!r} is missing; a profile is a complete set")
+    converted = {}
     for name, value in values.items():
-        check_value(declared[name], value, where=where)
-        if isinstance(value, int) and value < 0 and name.startswith("n_"):
-            raise TacitError(f"{where}: parameter {name} must not be negative: {value}")
-        if name in SIZES and any(size < 1 for size in _integers(value)):
-            raise TacitError(f"{where}: parameter {name} must be at least 1: {value}")
+        converted[name] = convert_value(declared[name], value, where=where)
         try:
-            values[name] = _converted(ast.parse(declared[name].annotation, mode="eval").body, value)
-            json.dumps(values[name], allow_nan=False, ensure_ascii=False).encode("utf-8")
-        except (ValueError, OverflowError) as error:
+            json.dumps(converted[name], allow_nan=False, ensure_ascii=False).encode("utf-8")
+        except ValueError as error:
             raise TacitError(f"{where}: parameter {name} cannot be written down: {error}") from None
-    return values
+    return converted
 
 
 def as_yaml(value: Any) -> str:
@@ -208,8 +190,8 @@ def as_yaml(value: Any) -> str:
 def describe_parameters(path: Path) -> str:
     """A page on the parameters of the notebook at ``path``: type, default, meaning, and each profile's value.
 
-    Profiles with the same value stand together; one that has no parameters for the notebook is left out. Values are written as
-    ``-p`` takes them. Raises TacitError for a malformed notebook or parameters file.
+    Profiles with the same value stand together; one that has no parameters for the notebook is left out. Values are
+    written as ``-p`` takes them. Raises TacitError for a malformed notebook or parameters file.
     """
     declared = notebook_parameters(path)
     known = [name for name in profiles() if (paths.PARAMS / name / f"{path.stem}.yaml").exists()]

@@ -14,20 +14,22 @@ from matplotlib.figure import Figure
 
 from tacit.running import figures, runner
 from tacit.running.metrics import describe_result, find_result, read_metrics
-from tacit.running.parameters import Parameter, as_yaml, notebook_parameters, read_yaml
+from tacit.running.parameters import Parameter, as_yaml, notebook_parameters
+from tacit.running.plan import choose_notebooks, plan_runs
+from tacit.running.staging import promote
 from tacit.running.tables import table_row
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import write_json
+from tacit.support.files import read_yaml, write_json
 
 
 def split_values(text: str, parameter: Parameter) -> list[str] | None:
     """The values of a sweep in ``-p NAME TEXT``, each as YAML, or None where ``text`` is one value.
 
     A parameter of one number or truth value is swept by values with commas between them (``0,0.25,1``), or by a YAML
-    list (``[0, 0.25, 1]``). One that may be a text needs the list: a comma can be part of a text. A parameter that takes a list or
-    a mapping keeps its YAML and is never swept. Raises TacitError for an empty value, a list of anything but single
-    values, and a comma that could mean both.
+    list (``[0, 0.25, 1]``). One that may be a text needs the list: a comma can be part of a text. A parameter that
+    takes a list or a mapping keeps its YAML and is never swept. Raises TacitError for an empty value, a list of
+    anything but single values, and a comma that could mean both.
     """
     kinds = set(re.findall(r"\w+", parameter.annotation))
     if kinds & {"list", "dict"} or "," not in text or text.lstrip().startswith(('"', "'", "{")):
@@ -42,10 +44,8 @@ def split_values(text: str, parameter: Parameter) -> list[str] | None:
             raise TacitError(f"{where}: a sweep of {parameter.name} is a list of single values")
         return [as_yaml(value) for value in given]
     if "str" in kinds:
-        one, *_ = text.split(",")
-        raise TacitError(
-            f"{where}: this is one text with a comma in it, or a sweep: write '\"{text}\"' for the text, '[{one}, ...]' for the sweep"
-        )
+        ways = f"write '\"{text}\"' for the text, '[{text.split(',')[0]}, ...]' for the sweep"
+        raise TacitError(f"{where}: this is one text with a comma in it, or a sweep: {ways}")
     values = [value.strip() for value in text.split(",")]
     if "" in values:
         raise TacitError(f"{where}: value {values.index('') + 1} of the sweep is empty")
@@ -53,18 +53,15 @@ def split_values(text: str, parameter: Parameter) -> list[str] | None:
 
 
 def find_sweep(notebooks: Sequence[Path], overrides: Mapping[str, str]) -> tuple[str, list[str]] | None:
-    """The one parameter that ``overrides`` sweep over these notebooks, with its values as YAML; None where there is no sweep.
+    """The one parameter that ``overrides`` sweep over these notebooks, with its values as YAML, or None.
 
-    Raises TacitError as ``split_values`` does, for a parameter that is single in one notebook and a list in another, and for more
-    than one sweep at a time.
+    Raises TacitError as ``split_values`` does, for a parameter that is single in one notebook and a list in another,
+    and for more than one sweep at a time.
     """
-    found = {}
+    sweeps = {}
     for name, text in overrides.items():
-        ways = {
-            path.stem: split_values(text, declared[name])
-            for path in notebooks
-            if name in (declared := notebook_parameters(path))
-        }
+        having = {path.stem: declared for path in notebooks if name in (declared := notebook_parameters(path))}
+        ways = {stem: split_values(text, declared[name]) for stem, declared in having.items()}
         swept = [stem for stem, values in ways.items() if values]
         if swept and len(swept) < len(ways):
             other = next(stem for stem in ways if stem not in swept)
@@ -72,10 +69,10 @@ def find_sweep(notebooks: Sequence[Path], overrides: Mapping[str, str]) -> tuple
                 f"-p {name} {text}: {name} is one value in {swept[0]} and not in {other}; name one of them"
             )
         if swept:
-            found[name] = ways[swept[0]]
-    if len(found) > 1:
-        raise TacitError(f"a sweep is over one parameter at a time, not over {' and '.join(found)}")
-    return next(iter(found.items()), None)
+            sweeps[name] = ways[swept[0]]
+    if len(sweeps) > 1:
+        raise TacitError(f"a sweep is over one parameter at a time, not over {' and '.join(sweeps)}")
+    return next(iter(sweeps.items()), None)
 
 
 def name_folders(name: str, values: Sequence[Any]) -> list[str]:
@@ -83,22 +80,23 @@ def name_folders(name: str, values: Sequence[Any]) -> list[str]:
 
     No two are the same, also where a file system does not tell ``A`` from ``a``.
     """
-    made: list[str] = []
+    folders: list[str] = []
     for value in values:
         folder = plain = f"{name}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(value))[:60]}"
         number = 1
-        while folder.lower() in {other.lower() for other in made}:
+        while folder.lower() in {other.lower() for other in folders}:
             number += 1
             folder = f"{plain}-{number}"
-        made.append(folder)
-    return made
+        folders.append(folder)
+    return folders
 
 
 def draw_curve(points: Sequence[Mapping[str, Any]], *, parameter: str, title: str) -> Figure:
-    """The main numbers with their intervals over the values of ``parameter``; numbers lie to scale, other values side by side.
+    """The main numbers and intervals over the values of ``parameter``; numbers lie to scale, others side by side.
 
-    ``points`` are ``read_point``'s. Those with the same arm and metric are one line: a notebook may choose its main arm by its parameters.
-    Positive values whose largest is at least 100 times the smallest are drawn to a logarithmic scale.
+    ``points`` are ``read_point``'s. Those with the same arm and metric are one line: a notebook may choose its main
+    arm by its parameters. Positive values whose largest is at least 100 times the smallest are drawn to a logarithmic
+    scale.
     """
     figures.set_theme()
     figure, axes = plt.subplots(figsize=(7, 4.2))
@@ -136,20 +134,19 @@ def curve_table(curve: Mapping[str, Any]) -> str:
 def read_point(path: Path, parameters: Mapping[str, Any], folder: str, *, name: str) -> dict[str, Any]:
     """The point of one finished run on the curve: the value of ``name``, the verdict, and the main number's result row.
 
-    Raises TacitError where the metrics in ``outputs/<folder>/`` are not of a run with ``parameters``: another sweep over the
-    same value, with other parameters beside it, may have replaced them meanwhile.
+    Raises TacitError where the metrics in ``outputs/<folder>/`` are not of a run with ``parameters``: another sweep
+    over the same value, with other parameters beside it, may have replaced them meanwhile.
     """
     record = read_metrics(paths.OUTPUTS / folder / f"{path.stem}.json")
     if record["manifest"].get("parameters") != json.loads(json.dumps(parameters)):
-        raise TacitError(
-            f"outputs/{folder}/{path.stem}.json is of a run with other parameters, which replaced this sweep's; sweep again"
-        )
+        place = f"outputs/{folder}/{path.stem}.json"
+        raise TacitError(f"{place} is of a run with other parameters, which replaced this sweep's; sweep again")
     row = find_result(record, **record["headline"])
     return {"parameter": parameters[name], "claim_holds": record["claim_holds"], "folder": f"outputs/{folder}", **row}
 
 
 def write_curve(path: Path, points: Sequence[Mapping[str, Any]], *, name: str, profile: str, **about) -> dict[str, Any]:
-    """Write the curve of one notebook as JSON and PNG into ``outputs/<profile>-custom/``, both or none; returns the curve.
+    """Write one notebook's curve as JSON and PNG into ``outputs/<profile>-custom/``, both or none; returns it.
 
     ``points`` are ``read_point``'s; ``about`` is kept in the JSON. Raises TacitError where the files cannot be written.
     """
@@ -160,7 +157,7 @@ def write_curve(path: Path, points: Sequence[Mapping[str, Any]], *, name: str, p
         with tempfile.TemporaryDirectory(prefix=".staging-", dir=target, ignore_cleanup_errors=True) as folder:
             curve["figure"] = figures.save_figure(figure, Path(folder) / f"{stem}.png")
             write_json(Path(folder) / f"{stem}.json", curve)
-            runner.promote(Path(folder), target)
+            promote(Path(folder), target)
     except OSError as error:
         raise TacitError(
             f"cannot write the curve {stem} to outputs/{profile}-custom: {error.strerror or error}; "
@@ -181,16 +178,17 @@ def sweep(
 ) -> int:
     """Run each notebook once for each of the ``values`` (YAML) of the parameter ``name``; returns how many runs failed.
 
-    The runs' outputs go to ``outputs/<profile>-custom/<name>=<value>/``, replacing those of an earlier sweep over the same value;
-    the curve, of this sweep's runs alone, is ``<notebook>-sweep-<name>.json`` and ``.png`` in the folder above. ``overrides`` are
-    the other parameters given, the same in all runs. A run that failed, or whose output another run replaced, is left out of the
-    curve and named; where none is left, an earlier curve stays as it is. Raises TacitError, before anything runs, for a notebook
-    that lacks the parameter, a value of another type, and a value given twice; afterwards for a curve that cannot be written.
+    The runs' outputs go to ``outputs/<profile>-custom/<name>=<value>/``, replacing those of an earlier sweep over the
+    same value; the curve, of this sweep's runs alone, is ``<notebook>-sweep-<name>.json`` and ``.png`` in the folder
+    above. ``overrides`` are the other parameters given, the same in all runs. A run that failed, or whose output
+    another run replaced, is left out of the curve and named; where none is left, an earlier curve stays as it is.
+    Raises TacitError, before anything runs, for a notebook that lacks the parameter, a value of another type, and a
+    value given twice; afterwards for a curve that cannot be written.
     """
     lacking = [path.stem for path in notebooks if name not in notebook_parameters(path)]
     if lacking:
         raise TacitError(f"{lacking[0]} has no parameter {name!r}: name the notebooks to sweep")
-    plans = [runner.plan(notebooks, profile=profile, overrides={**overrides, name: value}) for value in values]
+    plans = [plan_runs(notebooks, profile=profile, overrides={**overrides, name: value}) for value in values]
     typed = [[parameters[name] for _, parameters in plan] for plan in plans]
     twice = next((values[i] for i, value in enumerate(typed) if value in typed[:i]), None)
     if twice is not None:
@@ -225,7 +223,7 @@ def run(
 
     A sweep without ``names`` is of the profile's notebooks that have the parameter.
     """
-    notebooks = runner.choose_notebooks(names, profile=profile)
+    notebooks = choose_notebooks(names, profile=profile)
     swept = find_sweep(notebooks, overrides)
     if swept is None:
         return runner.run(names, profile=profile, overrides=dict(overrides), jobs=jobs, say=say)

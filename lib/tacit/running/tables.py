@@ -1,11 +1,12 @@
-"""Writing generated text into a page between its markers."""
+"""Markdown tables of results, and writing generated text into a page between its markers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from tacit.support import files
+from tacit.running.metrics import describe_result, find_result, paper_beside, read_metrics
+from tacit.support import files, paths
 from tacit.support.errors import TacitError
 
 
@@ -20,8 +21,43 @@ def replace_between(path: Path, start: str, end: str, text: str) -> None:
 
     The markers stay. Raises TacitError, changing nothing, unless both are there, in this order.
     """
-    before, found_start, rest = path.read_text(encoding="utf-8").partition(start)
-    _, found_end, after = rest.partition(end)
-    if not (found_start and found_end):
+    before, has_start, rest = path.read_text(encoding="utf-8").partition(start)
+    _, has_end, after = rest.partition(end)
+    if not (has_start and has_end):
         raise TacitError(f"{path.name} has no markers {start} and {end} to write between")
     files.write_whole(path, f"{before}{start}\n{text}\n{end}{after}")
+
+
+def findings_table(stems: Sequence[str], *, profile: str, failed: Collection[str] = ()) -> str:
+    """A Markdown table of the findings whose metrics lie in ``outputs/<profile>/``; ``failed`` runs are marked.
+
+    A paper's value of another metric than the main number's stands in brackets, with the metric's and the arm's name.
+    """
+    rows = ["| finding | claim holds | main number, 95% interval | paper |", "|---|---|---|---|"]
+    for stem in stems:
+        path = paths.OUTPUTS / profile / f"{stem}.json"
+        if not path.exists():
+            rows.append(f"| {stem} | no result yet | | |")
+            continue
+        try:
+            record = read_metrics(path)
+        except TacitError as error:
+            rows.append(f"| {stem} | unreadable: {error} | | |")
+            continue
+        arm, metric = record["headline"]["arm"], record["headline"]["metric"]
+        main = describe_result(find_result(record, arm=arm, metric=metric))
+        beside = paper_beside(record)
+        same = all((p["arm"], p["metric"]) == (arm, metric) for p in beside)
+        paper = "; ".join(f"{p['value']:.3f}" if same else f"{p['arm']} {p['value']:.3f}" for p in beside)
+        if not same:
+            paper = f"({beside[0]['metric']}: {paper})"
+        holds = ("yes" if record["claim_holds"] else "no") + (
+            " (an earlier result: this run failed)" if stem in failed else ""
+        )
+        rows.append(table_row([record["finding"], holds, main, paper]))
+    return "\n".join(rows)
+
+
+def write_findings_table(readme: Path, stems: Sequence[str], *, profile: str) -> None:
+    """Replace what stands between the table markers of ``readme`` by the table of ``profile``."""
+    replace_between(readme, f"<!-- table:{profile} -->", "<!-- /table -->", findings_table(stems, profile=profile))

@@ -13,7 +13,7 @@ from tacit.running.parameters import as_yaml, notebook_parameters, read_notebook
 from tacit.support import files, paths
 from tacit.support.errors import TacitError
 
-# What the template's micro run does beyond its defaults, seconds on two cores; a finding of one's own chooses its own values.
+# What the template's micro run does beyond its defaults, in seconds on two cores; a finding chooses its own values.
 MICRO = {"seeds": [1, 2, 3], "n_test": 96, "output": "outputs/micro"}
 
 # What params/README.md's table says of a new notebook in the papers' profiles; its legend explains it.
@@ -51,8 +51,8 @@ def write_together(texts: Mapping[Path, str]) -> None:
         for path, text in texts.items():
             files.write_whole(path, text)
     except BaseException as error:
-        for made in new:
-            made.unlink(missing_ok=True)
+        for written in new:
+            written.unlink(missing_ok=True)
         if isinstance(error, OSError):
             name = path.relative_to(paths.ROOT)
             raise TacitError(
@@ -63,11 +63,12 @@ def write_together(texts: Mapping[Path, str]) -> None:
 
 
 def begin_notebook(name: str) -> list[Path]:
-    """Write ``notebooks/<name>.ipynb``, its parameters for ``smoke`` and ``micro``, and its row in ``params/README.md``.
+    """Write ``notebooks/<name>.ipynb``, its parameters for ``smoke`` and ``micro``, and a row of ``params/README.md``.
 
-    The notebook runs as it stands: it tunes a model on one task and compares it with its base model, to be replaced. Returns the paths
-    written to, relative to the repository. Raises TacitError, writing nothing, for a name that is not two digits and lower-case words
-    with ``_`` between them, a number that another notebook has, files that are already there, and a file that cannot be written.
+    The notebook runs as it stands: it tunes a model on one task and compares it with its base model, to be replaced.
+    Returns the paths written to, relative to the repository. Raises TacitError, writing nothing, for a name that is
+    not two digits and lower-case words with ``_`` between them, a number that another notebook has, files that are
+    already there, and a file that cannot be written.
     """
     if not re.fullmatch(r"\d\d(_[a-z0-9]+)+", name):
         raise TacitError(f"a notebook's name is two digits and lower-case words, such as 12_my_finding, not {name!r}")

@@ -10,9 +10,10 @@ from typing import Any
 
 import nbformat
 
-from tacit.running import runner
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import read_notebook, read_params
+from tacit.running.plan import find_notebooks
+from tacit.running.tables import findings_table
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
 
@@ -51,19 +52,19 @@ def figure_fault(path: Path) -> str | None:
 
 
 def execution_faults(executed: nbformat.NotebookNode, *, name: str) -> list[str]:
-    """What keeps an executed notebook from being clean: cells that did not run once and in order, errors, warnings, paths."""
+    """What an executed notebook has that it should not: cells out of order or not run, errors, warnings, paths."""
     faults = []
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(code) + 1)):
         faults.append(f"{name} was not executed from its first cell to its last: its execution counts are {counts}")
     for number, cell in enumerate(code, start=1):
-        said = [output for output in cell.outputs if output.output_type != "error" and output.get("name") != "stderr"]
+        plain = [output for output in cell.outputs if output.output_type != "error" and output.get("name") != "stderr"]
         if any(output.output_type == "error" for output in cell.outputs):
             faults.append(f"{name}, code cell {number} ended in an error")
         if any(output.get("name") == "stderr" for output in cell.outputs):
             faults.append(f"{name}, code cell {number} wrote to stderr")
-        if any(WARNING.search(text) for text in _texts(said)):
+        if any(WARNING.search(text) for text in _texts(plain)):
             faults.append(f"{name}, code cell {number} shows a warning")
     return faults + path_fault(executed, name=name)
 
@@ -151,9 +152,9 @@ def table_faults(profile: str) -> list[str]:
         text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return [f"cannot read README.md: {error}"]
-    _, found, rest = text.partition(f"<!-- table:{profile} -->")
-    stems = [path.stem for path in runner.find_notebooks([])]
-    if not found or rest.partition("<!-- /table -->")[0].strip() == runner.table(stems, profile=profile):
+    _, marker, rest = text.partition(f"<!-- table:{profile} -->")
+    stems = [path.stem for path in find_notebooks([])]
+    if not marker or rest.partition("<!-- /table -->")[0].strip() == findings_table(stems, profile=profile):
         return []
     return [f"README.md does not show the table of outputs/{profile}: write it with `make table`"]
 
@@ -173,26 +174,27 @@ def orphan_faults(profile: str) -> list[str]:
 
 def find_changes(notebooks: Sequence[Path], *, profile: str) -> list[str]:
     """What is no fault but worth knowing: outputs made by another lib/ than HEAD's, or with changes not committed."""
-    now, said = provenance.library_hash_at("HEAD"), []
+    now, notes = provenance.library_hash_at("HEAD"), []
     for source in notebooks:
         try:
             manifest = read_metrics(paths.OUTPUTS / profile / f"{source.stem}.json")["manifest"]
         except TacitError:
             continue  # a fault, and said as one
         if manifest.get("library_sha256") != now:
-            said.append(f"{source.stem} was made at {str(manifest.get('commit'))[:12]}, and lib/ has changed since")
+            notes.append(f"{source.stem} was made at {str(manifest.get('commit'))[:12]}, and lib/ has changed since")
         if manifest.get("dirty"):
-            said.append(f"{source.stem} was made in a checkout with changes that were not committed")
-    return said
+            notes.append(f"{source.stem} was made in a checkout with changes that were not committed")
+    return notes
 
 
 def report(profile: str, *, say: Callable[[str], None] = print) -> int:
     """Check every notebook that the profile has parameters for, say one line per fault, and return how many there are.
 
-    Reads files and git's objects only: nothing is executed, so it does not tell whether a second run would give the same
-    numbers (tests/test_notebooks.py compares two). Raises TacitError for a profile that there is none of, or that was never run.
+    Reads files and git's objects only: nothing is executed, so it does not tell whether a second run would give the
+    same numbers (tests/notebooks compares two). Raises TacitError for a profile that there is none of, or that
+    was never run.
     """
-    notebooks = [path for path in runner.find_notebooks([]) if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()]
+    notebooks = [path for path in find_notebooks([]) if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()]
     if not notebooks:
         raise TacitError(f"no notebook has parameters in params/{profile}")
     if not any((paths.OUTPUTS / profile).glob("*.[ij]*")):  # notebooks and metrics

@@ -1,6 +1,7 @@
 """The check before a long run: what it counts, against hand computation and known numbers, and what it refuses."""
 
 import collections
+import functools
 import json
 import os
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from tacit.__main__ import main
 from tacit.models.loading import without_progress_bars
 from tacit.models.memory import Size, count_parameters, kv_cache_bytes, training_bytes
 from tacit.running import check
-from tacit.running.needs import find_models, memory_needed, tuned_models
+from tacit.running.needs import Needs, find_models, memory_needed, read_needs, tuned_models
 from tacit.running.parameters import read_params
 from tacit.scoring import alpacaeval
 from tacit.support import paths
@@ -33,7 +34,7 @@ PAPERS = ("llama2-7b", "olmo-7b", "qwen3-8b", "gemma3-27b", "llama3.1-8b")
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_parameters_are_those_that_the_models_are_known_to_have(name):
-    assert count_parameters(CONFIGS[name], encoder="MiniLM" in name) == PARAMETERS[name]
+    assert known_count(name, encoder="MiniLM" in name) == PARAMETERS[name]
 
 
 def test_counting_takes_no_memory_for_weights_and_counts_what_is_tied_once():
@@ -65,56 +66,78 @@ def test_training_holds_four_numbers_a_parameter_and_a_micro_batch():
     assert half == 8 * 6_738_415_616 + activations - 2 * 2048 * 32 * 4096 * 2
 
 
-def sizes_of(values):
+def read(profile, notebook):
+    """What a committed notebook states, and a profile's values for it."""
+    return read_needs(paths.NOTEBOOKS / f"{notebook}.ipynb"), read_params(profile, notebook)
+
+
+def sizes_of(needs, values):
     return {
         name: Size(CONFIGS[name.partition("@")[0]], PARAMETERS.get(name.partition("@")[0], 8_190_735_360))
-        for _, name in find_models(values)
+        for _, name in find_models(needs, values)
     }
 
 
 def test_the_phases_of_a_contrast_and_of_its_students():
-    values = read_params("qwen3-8b", "07_codit")
+    needs, values = read("qwen3-8b", "07_codit")
     values["students"] = values["students"][:1]
-    phases = {phase.what: phase for phase in memory_needed(values, sizes_of(values))}
+    phases = {phase.what: phase for phase in memory_needed(needs, values, sizes_of(needs, values))}
     assert set(phases) == {"decoding the pair", "tuning meta-llama/Llama-3.1-8B", "judging"}
     assert phases["decoding the pair"].fixed == 2 * 2 * 8_190_735_360
     assert phases["decoding the pair"].row == 2 * (2 * 36 * 8 * 128 * 2) * (4096 + 512)
     assert phases["judging"] == ("judging", 2 * 7_615_616_512, 0)
-    vector = memory_needed(read_params("qwen3-8b", "09_chat_vector"), sizes_of(values))
+    vector = memory_needed(*read("qwen3-8b", "09_chat_vector"), sizes_of(needs, values))
     assert ("the pair and the vector between it", 3 * 4 * 8_190_735_360, 0) in vector
 
 
 def test_finding_11_keeps_its_base_beside_what_it_tunes():
-    alone, beside = (read_params("llama2-7b", name) for name in ("01_response_tuning", "11_two_papers"))
+    both = [read("llama2-7b", name) for name in ("01_response_tuning", "11_two_papers")]
     of = [
-        {p.what: p.fixed for p in memory_needed(values, sizes_of(values))}["tuning meta-llama/Llama-2-7b-hf"]
-        for values in (alone, beside)
+        {p.what: p.fixed for p in memory_needed(*one, sizes_of(*one))}["tuning meta-llama/Llama-2-7b-hf"]
+        for one in both
     ]
     assert of[1] - of[0] == 4 * 6_738_415_616
 
 
 def test_tuned_models_are_counted_once_over_the_notebooks():
-    """Sixteen and thirteen models a seed, as a reading of the notebooks counts them; four that both make for each student."""
-    first, second = (tuned_models(read_params("qwen3-8b", name)) for name in ("07_codit", "08_existing_data"))
+    """Sixteen and thirteen models a seed, as a reading of the notebooks counts them; both make three for each student."""
+    first, second = (tuned_models(*read("qwen3-8b", name)) for name in ("07_codit", "08_existing_data"))
     assert (len(first), len(second)) == (16, 13)
     assert len(first & second) == 3 * 3  # direct, CoDIT and gold of each student
     hewitt = [
-        tuned_models(read_params("llama2-7b", f"0{i}_{name}"))
-        for i, name in ((1, "response_tuning"), (3, "single_task"))
+        tuned_models(*read("llama2-7b", f"0{i}_{name}")) for i, name in ((1, "response_tuning"), (3, "single_task"))
     ]
-    assert [len(found) for found in hewitt] == [4 * 5, 6 * 5]
+    assert [len(keys) for keys in hewitt] == [4 * 5, 6 * 5]
     assert len(hewitt[0] & hewitt[1]) == 5  # the instruction-tuned
-    search = read_params("micro", "02_response_ranking")
+    needs, search = read("micro", "02_response_ranking")
     n = sum(len(choices) * (len(choices) > 1) + len(search["seeds"]) for choices in search["epochs"].values())
-    assert len(tuned_models(search)) == n
+    assert len(tuned_models(needs, search)) == n
 
 
-def test_models_are_found_by_the_notebooks_names_for_them():
+def test_a_search_over_cells_is_of_no_seed_and_ends_where_the_cells_are_chosen():
+    needs, values = read("smoke", "07_codit")
+    searched = tuned_models(needs, values)
+    chosen = tuned_models(needs, values | {"chosen": [0.1, 1.0]})
+    assert chosen < searched
+    assert len(searched - chosen) == 1 + len(values["alphas"]) * (1 + len(values["betas"]))
+
+
+def test_models_are_found_by_the_parameters_that_a_notebook_states():
+    needs = Needs(
+        loads={"base": "model", "students": "model", "judge": "judge", "encoder": "encoder"}
+        | dict.fromkeys(["sibling", "bases"], "model"),
+        revisions={"base": "revision"},
+    )
     values = {"base": "a/b", "revision": REVISION, "students": ["c/d", "e/f@g"], "judge": "alpaca_eval:weighted"}
     values |= {"encoder": "tfidf", "sibling": "", "bases": {"outputs/readiness/x.json": "none", "h/i": "most"}}
-    found = [("base", f"a/b@{REVISION}"), ("students", "c/d"), ("students", "e/f@g"), ("bases", "h/i")]
-    assert find_models(values) == found
-    assert find_models({"base": "a/b", "revision": "main"}) == [("base", "a/b")]
+    named = [("base", f"a/b@{REVISION}"), ("students", "c/d"), ("students", "e/f@g"), ("bases", "h/i")]
+    assert find_models(needs, values) == named
+    assert find_models(needs, {"base": "a/b", "revision": "main"}) == [("base", "a/b")]
+
+
+@functools.cache  # building a model of 27 billion parameters on the meta device takes a while
+def known_count(name, *, encoder):
+    return count_parameters(CONFIGS[name], encoder=encoder)
 
 
 @pytest.mark.parametrize(
@@ -123,16 +146,16 @@ def test_models_are_found_by_the_notebooks_names_for_them():
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_the_papers_profiles_name_the_memory_that_is_computed_and_hours(path):
-    values = read_params(path.parent.name, path.stem)
+    needs, values = read(path.parent.name, path.stem)
     count = {
-        name: count_parameters(CONFIGS[name.partition("@")[0]], encoder=r == "encoder")
-        for r, name in find_models(values)
+        name: known_count(name.partition("@")[0], encoder=needs.loads[parameter] == "encoder")
+        for parameter, name in find_models(needs, values)
     }
     sizes = {name: Size(CONFIGS[name.partition("@")[0]], n) for name, n in count.items()}
-    phases = memory_needed(values, sizes)
+    phases = memory_needed(needs, values, sizes)
     head = "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("#"))
     assert f"# GPU memory, computed by `python -m tacit check`: {check.describe(phases)}.\n" in head
-    kept = sum(count[model] * 4 for model, *_ in tuned_models(values))
+    kept = sum(count[model] * 4 for model, *_ in tuned_models(needs, values))
     assert f"hours on one H200, {kept / 1e9:.0f} GB of tuned models" in head
 
 
@@ -219,7 +242,8 @@ def test_a_pair_with_two_vocabularies_or_widths_is_a_fault(profile, tiny, tokeni
 
 def test_too_little_disk_is_a_fault(profile, tiny, monkeypatch, capsys):
     n = sum(p.numel() for p in tiny.parameters())
-    tuned = 4 * n * len(tuned_models(yaml.safe_load((paths.PARAMS / "mine/07_codit.yaml").read_text())))
+    values = yaml.safe_load((paths.PARAMS / "mine/07_codit.yaml").read_text())
+    tuned = 4 * n * len(tuned_models(read_needs(paths.NOTEBOOKS / "07_codit.ipynb"), values))
     usage = collections.namedtuple("usage", "total used free")
     for free, expected in ((tuned, 0), (tuned - 1, 1)):
         monkeypatch.setattr(check.shutil, "disk_usage", lambda _, free=free: usage(10**12, 10**12 - free, free))

@@ -1,19 +1,15 @@
 """Parameters listed for a reader, and values as YAML."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import test_runner
+import toys
 import yaml
 from tacit.__main__ import main
-from tacit.running import runner
 from tacit.running.parameters import as_yaml, complete_parameters, describe_parameters, profiles, read_params
+from tacit.running.plan import find_notebooks
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
-project = test_runner.project
+project = toys.project
 
 
 @pytest.mark.parametrize(
@@ -48,7 +44,7 @@ def test_values_as_yaml_read_back_as_they_were(value):
 def test_a_notebooks_parameters_are_listed_with_each_profiles_value(project, capsys):
     other = project / "params/other"
     other.mkdir()
-    (other / "n1_good.yaml").write_text(yaml.safe_dump(test_runner.VALUES | {"rate": 0.75}))
+    (other / "n1_good.yaml").write_text(yaml.safe_dump(toys.VALUES | {"rate": 0.75}))
     (project / "params/none").mkdir()
     (project / "params/accelerate").mkdir()
     (project / "params/accelerate/gpu.yaml").write_text("a: 1")
@@ -108,36 +104,17 @@ def test_impossible_sizes_are_refused(stem, name, value, words):
 def test_ints_become_the_floats_that_they_stand_for(tmp_path, annotation, given, expected):
     """1 and 1.0 must not be two settings to the cache."""
     path = tmp_path / "n.ipynb"
-    test_runner.write_notebook(path, parameters=f"x: {annotation} = {given!r}")
+    toys.write_notebook(path, parameters=f"x: {annotation} = {given!r}")
     found = complete_parameters(path, {"x": given}, where="here")["x"]
     assert repr(found) == repr(expected)
 
 
 def test_a_notebook_may_be_named_by_its_number_with_or_without_the_nought():
-    assert runner.find_notebooks(["7", "00", "0", "11"]) == [
+    assert find_notebooks(["7", "00", "0", "11"]) == [
         *sorted(paths.NOTEBOOKS.glob("07_*.ipynb")),
         *sorted(paths.NOTEBOOKS.glob("00_*.ipynb")),  # once
         *sorted(paths.NOTEBOOKS.glob("11_*.ipynb")),
     ]
-
-
-def test_a_reader_who_has_seen_enough_is_no_error():
-    """`python -m tacit params NOTEBOOK | head`: the pipe closes while there is more to say."""
-    call = [sys.executable, "-m", "tacit", "params", "00_micro_world"]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(60) == 141
-    process.stderr.close()
-
-
-@pytest.mark.parametrize("command", [["params", "00_micro_world"], ["table"]])
-def test_a_full_disk_under_the_output_is_said_in_a_line(command):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "tacit", *command], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: No space left on device: free some space\n")
 
 
 @pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

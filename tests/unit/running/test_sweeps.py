@@ -7,16 +7,16 @@ import re
 
 import numpy as np
 import pytest
-import test_runner
+import toys
 import yaml
 from tacit.__main__ import main
 from tacit.running import runner, sweeps
-from tacit.running.metrics import read_metrics, write_metrics
+from tacit.running.metrics import write_metrics
 from tacit.running.parameters import Parameter
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
-project = test_runner.project  # one notebook, n1_good, whose result is its parameter rate
+project = toys.project  # one notebook, n1_good, whose result is its parameter rate
 FLOAT, TEXT = Parameter("rate", "float", 0.5), Parameter("name", "str", "a")
 
 
@@ -79,43 +79,18 @@ def test_what_is_neither_is_said(parameter, text, words):
     ],
 )
 def test_sweeps_that_cannot_be_are_refused_before_anything_runs(project, capsys, monkeypatch, arguments, words):
-    test_runner.write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="m: int = 1  # a number")
+    toys.write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="m: int = 1  # a number")
     (project / "params/toy/n2_other.yaml").write_text("m: 1\n")
     monkeypatch.setattr(runner, "run_notebook", lambda *args, **kwargs: pytest.fail("it ran"))
-    message = test_runner.refused(project, capsys, *arguments)
+    message = toys.refused(project, capsys, *arguments)
     assert all(word in message for word in words), message
 
 
 def test_a_parameter_that_is_single_in_one_notebook_and_a_list_in_another(project, capsys):
-    test_runner.write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="rate: list[float] = [1.0]")
+    toys.write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="rate: list[float] = [1.0]")
     (project / "params/toy/n2_other.yaml").write_text("rate: [1.0]\n")
-    message = test_runner.refused(project, capsys, "-p", "rate", "0,1")
+    message = toys.refused(project, capsys, "-p", "rate", "0,1")
     assert "one value in n1_good and not in n2_other" in message
-
-
-def test_each_value_runs_into_its_own_output_and_the_curve_is_drawn(project, capsys):
-    before = test_runner.outputs(project)
-    assert main(["run", "--profile", "toy", "-p", "rate", "0,0.5,1", "-p", "n", "7"]) == 0
-    assert test_runner.outputs(project) == before
-    custom = project / "outputs/toy-custom"
-    for text, value in (("0", 0.0), ("0.5", 0.5), ("1", 1.0)):
-        folder = custom / f"rate={float(text)}"
-        assert sorted(path.name for path in folder.iterdir()) == ["n1_good.ipynb", "n1_good.json", "n1_good.png"]
-        record = read_metrics(folder / "n1_good.json")
-        assert record["manifest"]["parameters"] == test_runner.VALUES | {"rate": value, "n": 7}
-        assert record["results"][0]["value"] == value
-    curve = json.loads((custom / "n1_good-sweep-rate.json").read_text())
-    assert [(p["parameter"], p["value"], p["low"], p["high"], p["folder"]) for p in curve["points"]] == [
-        (value, value, 0.0, 1.0, f"outputs/toy-custom/rate={value}") for value in (0.0, 0.5, 1.0)
-    ]
-    assert (curve["notebook"], curve["parameter"], curve["profile"]) == ("n1_good", "rate", "toy")
-    assert (curve["overrides"], curve["failed"]) == ({"n": "7"}, [])
-    assert (custom / curve["figure"]).stat().st_size > 5_000
-    printed = capsys.readouterr().out
-    assert "a sweep of rate over 0, 0.5, 1" in printed
-    assert "[3/3] n1_good, rate=" in printed
-    assert "| 0.5 | no | strict, a: 0.500 [0.000, 1.000] | outputs/toy-custom/rate=0.5 |" in printed
-    assert not list(custom.rglob(".staging-*"))
 
 
 def fake_run(monkeypatch, *, bad=()):
@@ -218,10 +193,10 @@ def test_a_stop_leaves_the_earlier_curve_whole(project, capsys, monkeypatch, pla
 
 
 def test_without_names_only_the_notebooks_with_the_parameter_run(project, monkeypatch, capsys):
-    test_runner.write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="m: int = 1  # a number")
-    test_runner.write_notebook(project / "notebooks/n3_more.ipynb", test_runner.RECORD)
+    toys.write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="m: int = 1  # a number")
+    toys.write_notebook(project / "notebooks/n3_more.ipynb", toys.RECORD)
     (project / "params/toy/n2_other.yaml").write_text("m: 1\n")
-    (project / "params/toy/n3_more.yaml").write_text(yaml.safe_dump(test_runner.VALUES))
+    (project / "params/toy/n3_more.yaml").write_text(yaml.safe_dump(toys.VALUES))
     fake_run(monkeypatch, bad=())
     assert main(["run", "--profile", "toy", "-p", "rate", "0.25,0.75"]) == 0
     assert "4 notebooks, 1 at a time" in capsys.readouterr().out

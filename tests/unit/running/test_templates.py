@@ -6,15 +6,16 @@ import shutil
 
 import papermill
 import pytest
-import test_runner
+import toys
 from tacit.__main__ import main
 from tacit.running import templates
+from tacit.running.needs import read_needs
 from tacit.running.parameters import complete_parameters, notebook_parameters, read_notebook, read_params
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
 SOURCE = paths.NOTEBOOKS / "template" / "finding.ipynb"
-project = test_runner.project
+project = toys.project
 TABLE = "# Parameters\n\n| notebook | toy | other |\n|---|---|---|\n| 00_first | yes | world |\n\nMore.\n"
 
 
@@ -53,6 +54,7 @@ def test_it_writes_notebook_parameters_and_row(ready, capsys):
     micro = complete_parameters(source, read_params("micro", "12_my_own_finding"), where="micro")
     assert {name for name in micro if micro[name] != defaults[name]} == set(templates.MICRO)
     assert all(parameter.meaning for parameter in notebook_parameters(source).values())
+    assert read_needs(source) == read_needs(SOURCE)
     row = "| 00_first | yes | world |\n| 12_my_own_finding | micro only | micro only |\n\nMore.\n"
     assert (ready / "params/README.md").read_text() == TABLE.split("| 00")[0] + row
     for path in ("notebooks/12_my_own_finding.ipynb", "params/smoke/12_my_own_finding.yaml", "params/README.md"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from tacit.__main__ import main
-from tacit.running import runner
+from tacit.running import tables
 from tacit.support import paths
 
 VALUES = {"n": 4, "rate": 0.25, "name": 'a "b"', "base": None, "flag": True, "epochs": {"x": [1, 2]}, "output": "o"}
@@ -108,7 +108,7 @@ def repository(tmp_path, monkeypatch):
     }  # fmt: skip
     (root / "outputs/toy/n1.json").write_text(json.dumps(record))
     (root / "README.md").write_text("# Toy\n<!-- table:toy -->\n<!-- /table -->\n")
-    runner.write_table(root / "README.md", profile="toy")
+    tables.write_findings_table(root / "README.md", ["n1"], profile="toy")
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "outputs")
     return root
