@@ -24,7 +24,7 @@ from tacit.decoding.capacity import cache_bytes, fitting_batch, free_memory
 from tacit.decoding.slots import Slots
 from tacit.models.experts import Experts, contrast, members
 from tacit.support.errors import TacitError
-from timing import Arm, Run, Say, device_here, measure_copy, measure_product, run_rounds
+from timing import Arm, Run, Say, device_here, measure_copy, measure_product, now, run_rounds
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from usual import ALPHA, BETA, PAD, Rows, contrast_by_processor, contrast_without_cache
 
@@ -75,6 +75,25 @@ def make_pair(shape: dict[str, Any], *, device: torch.device, dtype: torch.dtype
     return Experts(*models, combine=partial(contrast, alpha=ALPHA, beta=BETA))
 
 
+class TimedSlots(Slots):
+    """Slots that add up the seconds of capturing graphs, and those of decoding beside them."""
+
+    capturing = decoding = 0.0
+
+    def capture(self, n: int, reach: int) -> torch.cuda.CUDAGraph:
+        """As ``Slots`` does, timed."""
+        began = now(self.device)
+        graph = super().capture(n, reach)
+        self.capturing += now(self.device) - began
+        return graph
+
+    def decode_segment(self, *args: Any, **kwargs: Any) -> None:
+        """As ``Slots`` does, timed without what it captures."""
+        began, captured = now(self.device), self.capturing
+        super().decode_segment(*args, **kwargs)
+        self.decoding += now(self.device) - began - (self.capturing - captured)
+
+
 def run_arm(
     arm: str, pair: Experts, prompts: Rows, limits: Sequence[int], *, batch: int, sampled: bool = True, seed: int = 0
 ) -> Run:
@@ -84,10 +103,10 @@ def run_arm(
         return way(pair, prompts, limits, batch=batch, sampled=sampled)
     capacity = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
     model = pair if arm == "A2" else pair.experts[0]
-    slots = Slots(model, slots=min(batch, len(prompts)), capacity=capacity, temperature=float(sampled))
+    slots = TimedSlots(model, slots=min(batch, len(prompts)), capacity=capacity, temperature=float(sampled))
     done = dict(slots.decode(prompts, limits=limits, row_ids=[str(i) for i in range(len(prompts))], seed=seed))
     rows = [done[i] for i in range(len(prompts))]
-    return Run.of(rows, setup=slots.seconds["capture"], decoded=sum(limits), decoding=slots.seconds["decoding"])
+    return Run.of(rows, setup=slots.capturing, decoded=sum(limits), decoding=slots.decoding)
 
 
 def roofline(model: PreTrainedModel, *, batch: int, length: float, copy_gb_s: float, product_tflops: float) -> float:
@@ -258,7 +277,13 @@ def measure_decoding(pair: str, *, dry_run: bool, budget_s: float, say: Say = pr
     rounds(groups, repeats=1)
     rounds(groups, repeats=sizes["repeats"])
     cells = [decoding.to_record(arm) for group in groups for arm in group]
-    sized = {"pair": pair, "dtype": str(dtype), "sizes": sizes, "budget_s": budget_s, "best_batch": best}
+    sized = {
+        "pair": pair,
+        "dtype": str(dtype).removeprefix("torch."),
+        "sizes": sizes,
+        "budget_s": budget_s,
+        "best_batch": best,
+    }
     return sized | ceilings | {"gate": gate, "cells": cells, "targets": compare_targets(cells, batch=batches[0])}
 
 

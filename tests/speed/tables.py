@@ -42,64 +42,55 @@ def ratio_table(found: list[dict[str, Any]]) -> str:
     return "\n".join([_table(head, rows), *notes])
 
 
-def _decoding_rows(cells: list[dict[str, Any]]) -> Iterable[list[str]]:
-    """A row for each batch size of one length, then one for the length mix."""
-    batches = sorted({cell["batch"] for cell in cells if cell["lengths"] == "fixed"})
-    groups = [
-        (f"batch {batch}", [c for c in cells if (c["lengths"], c["batch"]) == ("fixed", batch)]) for batch in batches
-    ]
-    for name, group in [*groups, ("length mix, prompts included", [c for c in cells if c["lengths"] == "lognormal"])]:
-        of = {cell["arm"]: cell for cell in group}
-        values = [
-            of[arm].get("decode_rate", of[arm].get("rate")) if arm in of else None for arm in ("A2", "A5", "A1", "A0")
-        ]
-        if name.startswith("length"):
-            values = [of[arm].get("rate") if arm in of else None for arm in ("A2", "A5", "A1", "A0")]
-        share = of.get("A2", {}).get("roofline_share")
-        yield [name, *(f"{value:,.0f}" if value else "" for value in values), f"{share:.0%}" if share else ""]
+ARMS = {"A2": "ours", "A5": "the expert alone", "A1": "`generate`, the amateur in a processor", "A0": "no cache"}
 
 
-def gpu_table(record: dict[str, Any]) -> str:
-    """What ``gpubench.py`` measured on one device."""
-    lines = [f"## {record['device']}{' (a dry run: no measurement)' if record['dry_run'] else ''}"]
-    for pair, part in record.get("decoding", {}).items():
-        lines.append(f"Contrastive decoding, {pair} shapes, random weights, {part['dtype']}; tokens per second:")
-        head = [
-            "",
-            "ours",
-            "the expert alone",
-            "`generate`, amateur in a processor",
-            "no cache",
-            "ours of the roofline",
-        ]
-        lines += [_table(head, _decoding_rows(part["cells"])), _targets(part["targets"])]
-    if "training" in record:
-        lines.append("Training a Llama-2-7B shape, bf16 weights with float32 masters:")
-        lines += [_training_table(record["training"]["arms"]), _targets(record["training"]["targets"])]
-    if "tests" in record:
-        lines.append(
-            "Tests marked `gpu`: {tests}, of which {failures} failed and {skipped} were skipped.".format(
-                **record["tests"]
-            )
-        )
-    return "\n\n".join(lines)
+def decoding_table(part: dict[str, Any]) -> str:
+    """The decoding of one pair: a row for each batch size on rows of one length, and one (0) for the length mix."""
+    cells = {(cell["batch"] if cell["lengths"] == "fixed" else 0, cell["arm"]): cell for cell in part["cells"]}
+    rows = []
+    for batch in sorted({batch for batch, _ in cells}, key=lambda batch: batch or 10**9):
+        row = [f"batch {batch}" if batch else "length mix"]
+        for arm in ARMS:
+            cell = cells.get((batch, arm), {})
+            rate = cell.get("decode_rate" if batch else "rate", cell.get("rate"))
+            row.append(f"{rate:,.0f}" if rate else cell.get("failed", ""))
+        share = cells.get((batch, "A2"), {}).get("roofline_share")
+        rows.append([*row, f"{share:.0%}" if share else ""])
+    return _table(["", *(f"{name} ({arm})" for arm, name in ARMS.items()), "A2 of the roofline"], rows)
 
 
-def _training_table(arms: list[dict[str, Any]]) -> str:
+def training_table(arms: list[dict[str, Any]]) -> str:
+    """The arms of training."""
     rows = []
     for arm in arms:
-        if "failed" in arm:
-            rows.append([arm["name"], arm["failed"], "", "", ""])
-            continue
-        shares = [arm["mfu_of_measured"], arm["mfu_of_datasheet"]]
-        cells = [f"{share:.1%}" if share else "" for share in shares]
-        rows.append([arm["name"], f"{arm['tokens_per_s']:,.0f}", *cells, f"{arm.get('peak_gib') or 0:.0f}"])
+        shares = [arm.get("mfu_of_measured"), arm.get("mfu_of_datasheet")]
+        rate = f"{arm['tokens_per_s']:,.0f}" if "tokens_per_s" in arm else arm["failed"]
+        peak = f"{arm['peak_gib']:.0f}" if arm.get("peak_gib") else ""
+        rows.append([arm["name"], rate, *(f"{share:.1%}" if share else "" for share in shares), peak])
     return _table(["", "tokens per second", "of the measured product", "of the datasheet", "peak GiB"], rows)
 
 
 def _targets(targets: list[dict[str, Any]]) -> str:
     values = [f"{t['value']:.3g}" if t["value"] is not None else "no value" for t in targets]
     return "\n".join(f"- {t['name']}: {value}; target {_verdict(t)}" for t, value in zip(targets, values, strict=True))
+
+
+def gpu_table(record: dict[str, Any]) -> str:
+    """What ``gpubench.py`` measured on one device."""
+    lines = [f"## {record['device']}{' (a dry run: no measurement)' if record['dry_run'] else ''}"]
+    for pair, part in record.get("decoding", {}).items():
+        runs = " or ".join(str(n) for n in sorted({cell["repeats"] for cell in part["cells"]}))
+        kinds = "rows of one length, after their prompts, and a mix of lengths, prompts included"
+        lines.append(f"Contrastive decoding, {pair} shapes, {part['dtype']}. Tokens per second: {kinds}. Runs: {runs}.")
+        lines += [decoding_table(part), _targets(part["targets"])]
+    if "training" in record:
+        lines.append("Training a Llama-2-7B shape, bf16 weights with float32 masters:")
+        lines += [training_table(record["training"]["arms"]), _targets(record["training"]["targets"])]
+    if "tests" in record:
+        tests = record["tests"]
+        lines.append(f"Tests marked `gpu`: {tests['tests']}, of which {tests['skipped']} were skipped and none failed.")
+    return "\n\n".join(lines)
 
 
 def make_tables(folder: Path) -> dict[str, str]:
