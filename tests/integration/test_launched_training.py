@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import launched_training
+import processes
 import pytest
 import torch
 import yaml
@@ -51,7 +51,7 @@ def launch(config, *arguments):
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
     command += ["--num_processes", "2", "--main_process_port", "0", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return processes.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def weights(model):

@@ -19,7 +19,7 @@ from tacit.models import chat
 from tacit.models.experts import Experts, contrast
 from tacit.models.loading import load_model, load_tokenizer, split_revision, without_progress_bars
 from tacit.models.pairs import load_pair
-from tacit.running import runner
+from tacit.running.execution import run_notebook
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import complete_parameters, read_params
 from tacit.support import paths
@@ -491,7 +491,7 @@ def test_notebooks_run_at_the_papers_scale(notebook, laid_out, shared_cache, tmp
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
     source = paths.NOTEBOOKS / f"{notebook}.ipynb"
     values = complete_parameters(source, overridden(notebook, *laid_out), where="the test")
-    runner.run_notebook(source, values, profile="llama2-7b", folder="llama2-7b-custom")
+    run_notebook(source, values, profile="llama2-7b", folder="llama2-7b-custom")
     check_outputs(tmp_path / "outputs/llama2-7b-custom", notebook, values)
 
 
@@ -618,7 +618,7 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
         mine.insert(1, {"instruction": "What is it? " * 200, "response": "Too long a question."})
         (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
     values = complete_parameters(source, values, where="the test")
-    runner.run_notebook(source, values, profile="gemma3-27b", folder="gemma3-27b-custom")
+    run_notebook(source, values, profile="gemma3-27b", folder="gemma3-27b-custom")
     output = tmp_path / "outputs/gemma3-27b-custom"
     check_outputs(output, notebook, values)
     record = read_metrics(output / f"{notebook}.json")
@@ -660,7 +660,7 @@ def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, shared_cac
         model.save_pretrained(folder / "post")
     load_tokenizer(str(folder / "other")).save_pretrained(folder / "post")
     values = complete_parameters(source, values, where="the test")
-    runner.run_notebook(source, values, profile="llama3.1-8b", folder="llama3.1-8b-custom")
+    run_notebook(source, values, profile="llama3.1-8b", folder="llama3.1-8b-custom")
     output = tmp_path / "outputs/llama3.1-8b-custom"
     check_outputs(output, VECTOR, values)
     record = read_metrics(output / f"{VECTOR}.json")
