@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import processes
 import pytest
 import torch
 from tacit.training.pretraining import pretrain
@@ -21,7 +22,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path):
     folders = f"out=Path({str(tmp_path / 'resumed')!r}), work=Path({str(tmp_path / 'work 2')!r})"
     code = "from pathlib import Path; from tacit.training.pretraining import pretrain; "
     code += f"pretrain('toy', {folders}, **{TOY!r})"
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = processes.start([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "work 2").glob("checkpoint-*/trainer_state.json")):
         assert child.poll() is None, "the run ended before it could be killed"

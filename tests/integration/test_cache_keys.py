@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import subprocess
 import sys
 
+import processes
 from tacit.support import paths
 
 ASK = """
@@ -23,7 +23,7 @@ def test_an_edit_of_the_site_hits_and_an_edit_of_the_training_misses(tmp_path):
     def ask():
         environment = os.environ | {"PYTHONPATH": str(copy.parent), "TACIT_CACHE": str(tmp_path / "cache")}
         command = [sys.executable, "-c", ASK.format(copy=str(copy))]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = processes.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     def edit(name):

@@ -1,9 +1,9 @@
 """The command line on real files: what it refuses in one line, what a card says of its sources, how light it starts."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import tacit
 import torch
@@ -53,7 +53,7 @@ def test_the_card_names_sources_and_no_absolute_path(pair, tmp_path, rows_file):
 
 def test_importing_tacit_stays_light():
     code = "import sys, tacit; print(*sorted({'torch', 'transformers', 'datasets', 'ray'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert tacit.synthesize is synthesize
     with pytest.raises(AttributeError, match="no attribute 'synthesise'"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import processes
 import pytest
 import toys
 import yaml
@@ -92,7 +93,7 @@ def test_a_disk_that_fills_during_the_run_leaves_the_outputs(project, capsys):
 
 
 def test_a_disk_that_fills_at_the_very_end_is_said(project, capsys, monkeypatch):
-    """Neither the outputs nor the copy of the failed notebook can be written: still one line, and the next notebook runs."""
+    """Neither the outputs nor the copy of the failed notebook can be written: one line, and the next notebook runs."""
     replace = os.replace
 
     def full(source, target):
@@ -164,7 +165,7 @@ def test_two_jobs_run_two_notebooks_at_a_time_in_processes_of_their_own(tmp_path
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TACIT_")}
     environment |= {"PYTHONPATH": str(root / "lib"), "OMP_NUM_THREADS": "7"}  # each job has its share, whatever is set
     environment["CUDA_VISIBLE_DEVICES"] = ""  # the manifest then tells the threads
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "tacit", "run", "--profile", "toy", "--jobs", "2"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -219,7 +220,7 @@ def test_each_value_runs_into_its_own_output_and_the_curve_is_drawn(project, cap
 def test_a_reader_who_has_seen_enough_is_no_error():
     """`python -m tacit params NOTEBOOK | head`: the pipe closes while there is more to say."""
     call = [sys.executable, "-m", "tacit", "params", "00_micro_world"]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = processes.start(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
@@ -231,5 +232,5 @@ def test_a_full_disk_under_the_output_is_said_in_a_line(command):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "tacit", *command], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = processes.run([sys.executable, "-m", "tacit", *command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device: free some space\n")
