@@ -15,7 +15,7 @@ from tacit.support.errors import TacitError
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Olmo2RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")  # weight x normed input
 
 
-def capture(step: Callable[[], None], *, state: Sequence[Tensor], pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
+def capture_graph(step: Callable[[], None], *, state: Sequence[Tensor], pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
     """The graph of ``step``, which works in place. The tensors of ``state``, on one GPU, are left as they were.
 
     Two steps run before it on a side stream, so that libraries set themselves up. Raises TacitError for a step that

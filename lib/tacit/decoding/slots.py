@@ -13,7 +13,6 @@ own generator, so that a row's noise cannot be keyed.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from transformers.cache_utils import Cache
 
 from tacit.decoding.caches import Place, SlotLayer
 from tacit.decoding.capacity import CHUNK, decode_within_memory, reach_for, round_up
-from tacit.decoding.graphs import capture, fused_norms
+from tacit.decoding.graphs import capture_graph, fused_norms
 from tacit.decoding.sampling import sample_in_blocks, sample_tokens
 from tacit.models.experts import Experts, lean, members
 from tacit.models.internals import attention_name
@@ -90,9 +89,8 @@ class Slots:
     """A model, or a composite, with room for ``slots`` rows of ``capacity`` tokens, that decodes any number of prompts.
 
     ``ends`` are the tokens that end a row. ``temperature`` and ``top_p`` are those of ``generate_responses``. With
-    ``graphs`` (on a GPU by default) a step is captured once for each number of rows and reach, and replayed; without,
-    the same step runs eagerly, on any device. ``seconds`` adds up what capturing, prompts and decoding took. Raises
-    TacitError for a model with an ``obstacle``.
+    ``graphs`` (on a GPU by default) a step is captured once for each number of rows and reach, and replayed. Without,
+    the same step runs eagerly, on any device. Raises TacitError for a model with an ``obstacle``.
     """
 
     def __init__(
@@ -123,7 +121,6 @@ class Slots:
         self.noise = torch.zeros(SEGMENT, slots, dtype=torch.float64, device=self.device)
         self.chosen = torch.zeros(SEGMENT, slots, dtype=torch.long, device=self.device)
         self.step = torch.zeros(1, dtype=torch.long, device=self.device)
-        self.seconds = {"capture": 0.0, "prompts": 0.0, "decoding": 0.0}
 
     def _logits(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> list[Tensor]:  # [n, V] each
         return [
@@ -188,24 +185,21 @@ class Slots:
         self.at[:n].add_(1).clamp_(max=self.last)
         self.step.add_(1)
 
+    def capture(self, n: int, reach: int) -> torch.cuda.CUDAGraph:
+        """The graph of ``advance``. What capturing writes into the cache is written again."""
+        state = [self.token, self.at, self.chosen, self.step]
+        return capture_graph(partial(self.advance, n, reach), state=state, pool=self.pool)
+
     def run(self, n: int, steps: int, reach: int) -> None:
         """Run ``advance`` ``steps`` times, at most ``SEGMENT``, from row 0 of ``noise`` and ``chosen`` on."""
         self.step.zero_()
         step = partial(self.advance, n, reach)
         if self.graphs is not None:
             if (n, reach) not in self.graphs:
-                began = self._clock()
-                state = [self.token, self.at, self.chosen, self.step]  # the cache is written again
-                self.graphs[n, reach] = capture(step, state=state, pool=self.pool)
-                self.seconds["capture"] += self._clock() - began
+                self.graphs[n, reach] = self.capture(n, reach)
             step = self.graphs[n, reach].replay
         for _ in range(steps):
             step()
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def gather(self, slots: Sequence[int]) -> None:
         """Bring these slots to the front, in their order."""
@@ -224,11 +218,9 @@ class Slots:
         """
         free = [slot for slot in range(n) if slot not in filled]
         if waiting and free and (len(free) * 8 >= n or not filled):
-            began = self._clock()
             new = {slot: waiting.popleft() for slot in free[: len(waiting)]}
             self.fill(list(new), [row.prompt for row in new.values()])
             filled.update(new)
-            self.seconds["prompts"] += self._clock() - began
         elif not waiting and 4 * len(filled) <= n:
             n = -(-n // 4)
             slots = sorted(filled)
@@ -236,11 +228,10 @@ class Slots:
             filled.update(enumerate([filled.pop(slot) for slot in slots]))
         return n
 
-    def _decode_segment(self, n: int, filled: dict[int, Row], *, seed: int) -> None:
+    def decode_segment(self, n: int, filled: dict[int, Row], *, seed: int) -> None:
         """Give the rows in ``filled``, all among the first ``n`` slots, up to ``SEGMENT`` tokens each."""
         rows = filled.values()
         steps = min(SEGMENT, max(row.limit - len(row.tokens) for row in rows))
-        began, captured = self._clock(), self.seconds["capture"]
         if self.temperature > 0:  # a segment's noise is sent at once
             noise = torch.zeros(SEGMENT, self.slots, dtype=torch.float64)
             for slot, row in filled.items():
@@ -255,7 +246,6 @@ class Slots:
         chosen = self.chosen[:steps, :n].t().tolist()
         for slot, row in filled.items():
             row.append(chosen[slot], ends=self.ends)
-        self.seconds["decoding"] += self._clock() - began - (self.seconds["capture"] - captured)
 
     @torch.inference_mode()
     def decode(
@@ -273,7 +263,7 @@ class Slots:
         with fused_norms(self.parts):
             while waiting or filled:
                 n = self._refill(n, filled, waiting)
-                self._decode_segment(n, filled, seed=seed)
+                self.decode_segment(n, filled, seed=seed)
                 for slot in [slot for slot, row in filled.items() if row.ended]:
                     row = filled.pop(slot)
                     yield row.index, row.tokens
