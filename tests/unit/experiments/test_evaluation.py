@@ -350,7 +350,7 @@ def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources):
 
 
 def test_an_annotator_of_alpaca_evals_judges_and_controls_on_its_own_prompts(sources, tmp_path, monkeypatch):
-    """The package's side is a stand-in here; tests/test_alpacaeval.py asks the package itself."""
+    """The package's side is a stand-in here; tests/unit/scoring/test_alpacaeval.py asks the package itself."""
     rows = [{"instruction": f"Say {i}.", "output": "x", "generator": "y", "dataset": "z"} for i in range(806)]
     (tmp_path / "eval.json").write_text(json.dumps(rows))
     asked = []

@@ -1,4 +1,4 @@
-"""A notebook begun from the template; tests/test_contributing.py runs one."""
+"""A notebook begun from the template; tests/integration/test_contributing.py runs one."""
 
 import errno
 import os
