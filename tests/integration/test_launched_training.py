@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import SIZE, make_model
+from conftest import llama_config, make_model
 from tacit.__main__ import main
 from tacit.data.instructions import read_instructions
 from tacit.models.loading import load_model, load_tokenizer
@@ -20,7 +20,6 @@ from tacit.support.errors import TacitError
 from tacit.training import finetuning
 from tacit.training.finetuning import finetune
 from tacit.training.processes import RankBatches
-from transformers import LlamaConfig
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "params/accelerate"
@@ -30,9 +29,7 @@ CONFIGS = ROOT / "params/accelerate"
 def folder(tmp_path_factory, tokenizer):
     """A tiny checkpoint and nine examples of one to sixteen words: two batches of four and one left over."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": 256} | ids))
-    make_model(config, seed=0).save_pretrained(folder)
+    make_model(llama_config(tokenizer), seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     words = ["moon", "sea", "key", "rain", "bell", "king", "boat", "hill", "star"]
     rows = [{"instruction": f"Say {w}.", "response": " ".join([w] * (1 + 5 * (i % 4)))} for i, w in enumerate(words)]

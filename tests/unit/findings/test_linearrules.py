@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, make_model
+from conftest import llama_config, make_model
 from tacit.decoding.generation import Response, generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments.arms import cached_responses
@@ -230,9 +230,7 @@ def test_common_tokens_of_unrelated_rules_are_no_agreement():
 @pytest.fixture
 def pair(tokenizer):
     """Two random models over the tiny tokenizer's vocabulary and responses of the first, some of them ended."""
-    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = CONFIGS["llama"].to_dict() | {"vocab_size": len(tokenizer), "max_position_embeddings": 256} | ids
-    post, pre = (make_model(type(CONFIGS["llama"])(**config), seed=seed) for seed in (0, 1))
+    post, pre = (make_model(llama_config(tokenizer), seed=seed) for seed in (0, 1))
     instructions = ["Name a thing.", "What?", "Say something longer about the old river, please."]
     said = generate_responses(post, tokenizer, instructions, max_new_tokens=9, temperature=1.0, seed=3)
     return post, pre, instructions, [said[0], replace(said[1], tokens=said[1].tokens[:2]), said[2]]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SIZE, make_model
+from conftest import llama_config, make_model
 from tacit.decoding.generation import generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments.evaluation import micro_evaluation
@@ -15,7 +15,6 @@ from tacit.models import chat
 from tacit.models.loading import load_model, load_tokenizer
 from tacit.support.errors import TacitError
 from tacit.training.finetuning import finetune
-from transformers import LlamaConfig
 
 RULES = {"uniform_tokens": {"\n": 9.0}, "end_weight": 40.0, "end_horizon": 10, "diversity_weight": -4.0}
 SETTINGS = {"learning_rate": 1e-2, "batch_size": 8}
@@ -42,9 +41,7 @@ def measured(world, tokenizer, tmp_path_factory):
     """A tiny saved checkpoint with the record of its pretraining, the bench, and its measurement."""
     folder = tmp_path_factory.mktemp("readiness")
     base = folder / "a-base"
-    ids = {k: getattr(tokenizer, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(**(SIZE | {"vocab_size": len(tokenizer), "max_position_embeddings": 256} | ids))
-    make_model(config, seed=0).save_pretrained(base)
+    make_model(llama_config(tokenizer), seed=0).save_pretrained(base)
     tokenizer.save_pretrained(base)
     (base / "pretraining.json").write_text(json.dumps(PRETRAINING))
     (folder / "world.json").write_text(world.to_json())
