@@ -10,7 +10,7 @@ from pathlib import Path
 import processes
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = {ROOT: {".git", ".venv", ".cache"}, ROOT / "outputs": {"models", "smoke"}}
+LEFT_OUT = {ROOT: {".git", ".venv", ".cache", ".mypy_cache"}, ROOT / "outputs": {"models", "smoke"}}
 NAME = "12_my_finding"  # what the pages call a notebook that is yet to be written
 
 
