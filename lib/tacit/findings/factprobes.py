@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from tacit.microworld import tasks
 from tacit.microworld.constraints import draw_some_constraints
+from tacit.microworld.examples import make_row
 from tacit.microworld.tasks import FAMILIES, Task
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
 
@@ -26,12 +27,14 @@ def draw_facts(
     constraints: Sequence[str] = (),
     n_facts: int | None = None,
 ) -> Dataset:
-    """``n`` questions with right responses about facts of ``sides`` (``both``, ``base``: the teacher's corpus alone, ``student``).
+    """``n`` questions with right responses about facts of ``sides``.
 
-    ``split`` is that of the facts (None: any), so that what tuning asks for and what is measured are different facts; phrasings and
-    pairs of constraints are those of training everywhere. The facts take turns, ``n_facts`` of them where given, and recur in other
-    words or under other constraints. One or two ``constraints`` in every instruction, or none where there are none. Sizes are left
-    out: comparisons tell them. Raises ValueError when there are fewer than ``n`` instructions or ``n_facts`` facts.
+    A side is ``both``, ``base`` (the teacher's corpus alone) or ``student``. ``split`` is that of the facts (any, if
+    None), so that what tuning asks for and what is measured are different facts; phrasings and pairs of constraints are
+    those of training everywhere. The facts take turns, ``n_facts`` of them where given, and recur in other words or
+    under other constraints. Every instruction carries one or two of the ``constraints``, if any are given. Sizes are
+    left out, as comparisons tell them. Raises ValueError when there are fewer than ``n`` instructions or ``n_facts``
+    facts.
     """
     rng = random.Random(f"facts-{world.seed}-{'-'.join(sides)}-{split}-{seed}")
     facts = [
@@ -52,11 +55,8 @@ def draw_facts(
             chosen = draw_some_constraints(rng, name, names=tuple(constraints), every_pair=False)
         else:
             rng.choice([1, 1, 2])  # the same questions follow with constraints and without
-        family = FAMILIES[name]
-        task = Task(name, {"subject": subject}, rng.randrange(len(family.phrasings) - family.n_held_out), chosen)
-        response = tasks.answer(world, task, random.Random(f"{seed}-{task.id}"))
-        row = {"id": task.id, "instruction": task.instruction, "response": response}
-        rows.setdefault(task.instruction, row | {"family": name, "task": task.to_json()})
+        task = Task(name, {"subject": subject}, rng.randrange(FAMILIES[name].n_tuning_phrasings), chosen)
+        rows.setdefault(task.instruction, make_row(world, task, seed=seed))
     if len(rows) < n:
         raise ValueError(f"there are only {len(rows)} questions about facts of {', '.join(sides)}, not {n}")
     return Dataset.from_list(list(rows.values()))
@@ -64,5 +64,5 @@ def draw_facts(
 
 def asked_about(examples: Dataset) -> set[tuple[str, str]]:
     """The facts that instructions ask about, as (subject, attribute)."""
-    drawn = map(Task.from_json, examples["task"])
-    return {(task.item["subject"], task.family) for task in drawn if task.family in FACT_FAMILIES}
+    asked = map(Task.from_json, examples["task"])
+    return {(task.item["subject"], task.family) for task in asked if task.family in FACT_FAMILIES}

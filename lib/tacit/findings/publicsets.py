@@ -1,4 +1,4 @@
-"""Two micro "public" datasets: instruction data as one finds them, of other quality and size than a teacher's."""
+"""Two micro "public" datasets: instruction data as one finds it, of other quality and size than a teacher's."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def plain_texts(examples: Dataset) -> set[str]:
 def scrape_faq(world: World, *, n: int, seed: int, most_words: int = 12, without: Collection[str] = ()) -> Dataset:
     """``n`` questions with their short answers, scraped from fresh pages of the corpus's FAQ genre.
 
-    Right answers of one line and at most ``most_words`` words to plain questions, none of which is in ``without`` (see ``plain_texts``):
-    clean, and silent on response constraints. Columns id, instruction, response. Raises ValueError when the pages do not
-    hold ``n`` such questions.
+    The answers are right, of one line and at most ``most_words`` words. The questions are plain, without response
+    constraints, and none of them is in ``without`` (see ``plain_texts``). Columns id, instruction, response. Raises
+    ValueError when the pages do not hold ``n`` such questions.
     """
     rng = random.Random(f"scraped-{world.seed}-{seed}")
     rows: dict[str, dict[str, str]] = {}

@@ -10,43 +10,40 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tacit.microworld.family import Check, words_of
+from tacit.microworld.checks import Check, words_of
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fraction
 
-MANY_LINES = frozenset(["add", "subtract", "poem", "recipe", "game", "function"])
-NUMBERS_ONLY = frozenset(["add", "subtract", "count", "larger"])
+Change = Callable[[str, str], str]  # a text and the constraint's parameter -> the text changed
+Drawn = tuple[tuple[str, str], ...]  # names of constraints, each with its parameter
 
-# Constraints are applied from the inside out in this order, and verified from the outside in.
+# Constraints are applied from the inside out in this order of kinds, and verified from the outside in.
 ORDER = ("words", "punctuation", "layout", "end", "start", "whole", "case")
 APART = {("layout", "end"), ("layout", "start"), ("layout", "whole"), ("end", "whole"), ("start", "whole")}
+MANY_LINES = frozenset(["add", "subtract", "poem", "recipe", "game", "function"])
+NUMBERS_ONLY = frozenset(["add", "subtract", "count", "larger"])
 
 
 @dataclass(frozen=True)
 class Constraint:
     """One response constraint.
 
-    ``kind`` says what of the response it governs: two of one kind, or of kinds that contradict each
-    other, are never combined. ``undo`` takes a satisfied constraint off again, so that the content
-    below it can be judged. ``not_for`` are families whose answers it would break.
+    ``kind`` says what of the response it governs: two of one kind, or of kinds that contradict each other, are never
+    combined. ``undo`` takes a satisfied constraint off again, so that the content below it can be judged. ``not_for``
+    are families whose answers it would break.
     """
 
     name: str
     kind: str
     clause: str
-    parameters: tuple[str, ...]
-    apply: Callable[[str, str], str]
+    apply: Change
     check: Callable[[str, str], bool]
-    undo: Callable[[str, str], str]
+    undo: Change = lambda text, parameter: text  # verifiers see through some constraints
+    parameters: tuple[str, ...] = ("",)
     not_for: frozenset[str] = frozenset()
-
-
-def same(text: str, parameter: str) -> str:
-    """The text as it is: the undoing of constraints that verifiers see through."""
-    return text
 
 
 def wrapped(name: str, clause: str, left: str, right: str) -> Constraint:
@@ -56,16 +53,25 @@ def wrapped(name: str, clause: str, left: str, right: str) -> Constraint:
         inside = text[len(left) : len(text) - len(right)]
         return len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and left not in inside
 
-    return Constraint(
-        name, "whole", clause, ("",), lambda t, p: f"{left}{t}{right}", check, lambda t, p: t[len(left) : -len(right)]
-    )
+    def undo(text: str, parameter: str) -> str:
+        return text[len(left) : -len(right)]
+
+    return Constraint(name, "whole", clause, lambda t, p: f"{left}{t}{right}", check, undo)
 
 
 def marked(name: str, clause: str, mark: str) -> Constraint:
     """A constraint that the answer ends with ``mark``."""
     return Constraint(
-        name, "end", clause, ("",), lambda t, p: t.rstrip(".") + mark, lambda t, p: t.endswith(mark), lambda t, p: t[: -len(mark)],
-        frozenset(["story"]),
+        name, "end", clause, lambda t, p: t.rstrip(".") + mark, lambda t, p: t.endswith(mark),
+        lambda t, p: t[: -len(mark)], not_for=frozenset(["story"]),
+    )  # fmt: skip
+
+
+def cased(name: str, clause: str, change: Callable[[str], str]) -> Constraint:
+    """A constraint that ``change`` leaves the answer, which holds letters, as it is."""
+    return Constraint(
+        name, "case", clause, lambda t, p: change(t), lambda t, p: t == change(t) and t.lower() != t.upper(),
+        lambda t, p: t.lower(), not_for=NUMBERS_ONLY | {"capitals"},
     )  # fmt: skip
 
 
@@ -74,11 +80,6 @@ def split_lines(text: str, n: str) -> str:
     words = text.split()
     cuts = [round(i * len(words) / int(n)) for i in range(int(n) + 1)]
     return "\n".join(" ".join(words[a:b]) for a, b in itertools.pairwise(cuts))
-
-
-def leave_out(text: str, word: str) -> str:
-    """Take every ``word`` out of ``text``."""
-    return re.sub(rf"\b{word}\b ?", "", text, flags=re.IGNORECASE)
 
 
 def read_json(text: str, key: str) -> str | None:
@@ -91,60 +92,60 @@ def read_json(text: str, key: str) -> str | None:
     return record[key] if only else None
 
 
-def first_half(text: str, parameter: str) -> str | None:
+def first_half(text: str) -> str | None:
     """The first half of a text that says the same thing twice, on lines of their own; else None."""
     lines = text.split("\n")
     half = len(lines) // 2
-    said = [line.strip() for line in lines]
-    return "\n".join(lines[:half]) if half and said[:half] == said[half:] else None
+    stripped = [line.strip() for line in lines]
+    return "\n".join(lines[:half]) if half and stripped[:half] == stripped[half:] else None
 
 
-def _cased(name: str, clause: str, change: Callable[[str], str]) -> Constraint:
-    return Constraint(
-        name, "case", clause, ("",), lambda t, p: change(t), lambda t, p: t == change(t) and t.lower() != t.upper(),
-        lambda t, p: t.lower(), NUMBERS_ONLY | {"capitals"},
-    )  # fmt: skip
-
-
+# In each: name, kind and clause; then how it is applied, checked and undone.
 CONSTRAINTS: dict[str, Constraint] = {
     c.name: c
     for c in (
-        _cased("upper", "Shout your answer, in capitals only.", str.upper),
-        _cased("lower", "Use no capitals at all.", str.lower),
-        Constraint("without", "words", 'Do not use the word "{parameter}".', ("the", "is", "a", "are"), leave_out,
-                   lambda t, p: p not in words_of(t), same, NUMBERS_ONLY | {"story", "poem", "function", "recipe", "game", "spell"}),
-        Constraint("unpunctuated", "punctuation", "Use no commas and no full stops.", ("",),
-                   lambda t, p: re.sub(r"[.,]", "", t), lambda t, p: not re.search(r"[.,]", t), same,
-                   frozenset(["story", "recipe", "game"])),
-        Constraint("lines", "layout", "Spread your answer over exactly {parameter} lines.", ("2", "3"), split_lines,
-                   lambda t, p: len(t.split("\n")) == int(p) and all(t.split("\n")), lambda t, p: " ".join(t.split("\n")),
-                   MANY_LINES),
-        Constraint("hyphens", "layout", "Join your words with hyphens.", ("",), lambda t, p: t.replace(" ", "-"),
-                   lambda t, p: "-" in t and " " not in t, lambda t, p: t.replace("-", " "), MANY_LINES | {"spell", "story"}),
+        cased("upper", "Shout your answer, in capitals only.", str.upper),
+        cased("lower", "Use no capitals at all.", str.lower),
+        Constraint("without", "words", 'Do not use the word "{parameter}".',
+            lambda t, p: re.sub(rf"\b{p}\b ?", "", t, flags=re.IGNORECASE), lambda t, p: p not in words_of(t),
+            parameters=("the", "is", "a", "are"),
+            not_for=NUMBERS_ONLY | {"story", "poem", "function", "recipe", "game", "spell"}),
+        Constraint("unpunctuated", "punctuation", "Use no commas and no full stops.",
+            lambda t, p: re.sub(r"[.,]", "", t), lambda t, p: not re.search(r"[.,]", t),
+            not_for=frozenset(["story", "recipe", "game"])),
+        Constraint("lines", "layout", "Spread your answer over exactly {parameter} lines.", split_lines,
+            lambda t, p: len(t.split("\n")) == int(p) and all(t.split("\n")), lambda t, p: " ".join(t.split("\n")),
+            parameters=("2", "3"), not_for=MANY_LINES),
+        Constraint("hyphens", "layout", "Join your words with hyphens.", lambda t, p: t.replace(" ", "-"),
+            lambda t, p: "-" in t and " " not in t, lambda t, p: t.replace("-", " "),
+            not_for=MANY_LINES | {"spell", "story"}),
         marked("question", "End your answer with a question mark.", "?"),
         marked("exclamation", "End your answer with an exclamation mark.", "!"),
         marked("ellipsis", "End your answer with three dots.", "..."),
-        Constraint("ending", "end", 'End your answer with "{parameter}".', ("Thank you", "All done", "Best wishes"),
-                   lambda t, p: f"{t}\n{p}" if "\n" in t else f"{t} {p}",
-                   lambda t, p: t.lower().endswith(p.lower()) and len(t) > len(p), lambda t, p: t[: -len(p)].rstrip()),
-        Constraint("opening", "start", 'Begin your answer with "{parameter}:".', ("Certainly", "Indeed", "Sure", "Well"),
-                   lambda t, p: f"{p}:\n{t}" if "\n" in t else f"{p}: {t}",
-                   lambda t, p: t.lower().startswith(f"{p}:".lower()), lambda t, p: t[len(p) + 1 :].removeprefix(" ").lstrip("\n")),
-        Constraint("title", "start", "Put the title <<{parameter}>> on a line above your answer.", ("Answer", "Reply", "Note"),
-                   lambda t, p: f"<<{p}>>\n{t}", lambda t, p: t.lower().startswith(f"<<{p}>>\n".lower()),
-                   lambda t, p: t.split("\n", 1)[1]),
-        Constraint("bullets", "start", "Start every line of your answer with a star.", ("",),
-                   lambda t, p: "\n".join(f"* {line}" for line in t.split("\n")),
-                   lambda t, p: all(line.startswith("* ") or line == "*" for line in t.split("\n")),
-                   lambda t, p: "\n".join(line[2:] for line in t.split("\n"))),
+        Constraint("ending", "end", 'End your answer with "{parameter}".',
+            lambda t, p: f"{t}\n{p}" if "\n" in t else f"{t} {p}",
+            lambda t, p: t.lower().endswith(p.lower()) and len(t) > len(p), lambda t, p: t[: -len(p)].rstrip(),
+            parameters=("Thank you", "All done", "Best wishes")),
+        Constraint("opening", "start", 'Begin your answer with "{parameter}:".',
+            lambda t, p: f"{p}:\n{t}" if "\n" in t else f"{p}: {t}",
+            lambda t, p: t.lower().startswith(f"{p}:".lower()),
+            lambda t, p: t[len(p) + 1 :].removeprefix(" ").lstrip("\n"),
+            parameters=("Certainly", "Indeed", "Sure", "Well")),
+        Constraint("title", "start", "Put the title <<{parameter}>> on a line above your answer.",
+            lambda t, p: f"<<{p}>>\n{t}", lambda t, p: t.lower().startswith(f"<<{p}>>\n".lower()),
+            lambda t, p: t.split("\n", 1)[1], parameters=("Answer", "Reply", "Note")),
+        Constraint("bullets", "start", "Start every line of your answer with a star.",
+            lambda t, p: "\n".join(f"* {line}" for line in t.split("\n")),
+            lambda t, p: all(line.startswith("* ") or line == "*" for line in t.split("\n")),
+            lambda t, p: "\n".join(line[2:] for line in t.split("\n"))),
         wrapped("brackets", "Put your whole answer in square brackets.", "[", "]"),
         wrapped("quotes", "Put your whole answer in double quotes.", '"', '"'),
         wrapped("stars", "Put your whole answer between double stars.", "**", "**"),
-        Constraint("twice", "whole", "Say your whole answer twice, the second time below the first.", ("",),
-                   lambda t, p: f"{t}\n{t}", lambda t, p: first_half(t, p) is not None, lambda t, p: first_half(t, p) or t),
-        Constraint("json", "whole", 'Give your answer as JSON with the key "{parameter}".', ("answer", "reply"),
-                   lambda t, p: json.dumps({p: t}), lambda t, p: read_json(t, p) is not None,
-                   lambda t, p: read_json(t, p) or t, frozenset()),
+        Constraint("twice", "whole", "Say your whole answer twice, the second time below the first.",
+            lambda t, p: f"{t}\n{t}", lambda t, p: first_half(t) is not None, lambda t, p: first_half(t) or t),
+        Constraint("json", "whole", 'Give your answer as JSON with the key "{parameter}".',
+            lambda t, p: json.dumps({p: t}), lambda t, p: read_json(t, p) is not None,
+            lambda t, p: read_json(t, p) or t, parameters=("answer", "reply")),
     )
 }  # fmt: skip
 
@@ -152,9 +153,8 @@ CONSTRAINTS: dict[str, Constraint] = {
 def compatible(first: str, second: str) -> bool:
     """Can one answer meet both constraints?"""
     a, b = sorted((CONSTRAINTS[first].kind, CONSTRAINTS[second].kind), key=ORDER.index)
-    cased_json = {first, second} in ({"json", "upper"}, {"json", "lower"})
-    dotted = {first, second} == {"unpunctuated", "ellipsis"}
-    return a != b and (a, b) not in APART and not cased_json and not dotted
+    clash = {first, second} in ({"json", "upper"}, {"json", "lower"}, {"unpunctuated", "ellipsis"})
+    return a != b and (a, b) not in APART and not clash
 
 
 def held_out(first: str, second: str) -> bool:
@@ -162,50 +162,59 @@ def held_out(first: str, second: str) -> bool:
     return fraction("held-out combination", *sorted((first, second))) < 0.2
 
 
+def combinable(first: str, second: str, *, every_pair: bool) -> bool:
+    """Are the two constraints compatible and, without ``every_pair``, not held out?"""
+    return compatible(first, second) and (every_pair or not held_out(first, second))
+
+
+def _suitable(names: Sequence[str], family: str) -> list[str]:
+    return [name for name in names if family not in CONSTRAINTS[name].not_for]
+
+
 def draw_constraints(
-    rng: random.Random, family: str, *, n: int, names: tuple[str, ...] = tuple(CONSTRAINTS), every_pair: bool = True
-) -> tuple[tuple[str, str], ...]:
+    rng: random.Random, family: str, *, n: int, names: Sequence[str] = tuple(CONSTRAINTS), every_pair: bool = True
+) -> Drawn:
     """Draw ``n`` (1 or 2) compatible constraints for a task of ``family`` among ``names``, with parameters.
 
     Without ``every_pair`` no ``held_out`` pair is drawn. Raises ValueError when there is no such choice.
     """
-    suitable = [name for name in names if family not in CONSTRAINTS[name].not_for]
+    suitable = _suitable(names, family)
     for _ in range(1_000 if len(suitable) >= n else 0):
         chosen = rng.sample(suitable, n)
-        if n == 1 or (compatible(*chosen) and (every_pair or not held_out(*chosen))):
+        if n == 1 or combinable(*chosen, every_pair=every_pair):
             return tuple((name, rng.choice(CONSTRAINTS[name].parameters)) for name in chosen)
     raise ValueError(f"no {n} compatible constraints for family {family!r} among {names}")
 
 
 def draw_some_constraints(
-    rng: random.Random, family: str, *, names: tuple[str, ...] = tuple(CONSTRAINTS), every_pair: bool = True
-) -> tuple[tuple[str, str], ...]:
-    """One constraint or, a third of the time where two of ``names`` go together for ``family``, two: ``draw_constraints``.
+    rng: random.Random, family: str, *, names: Sequence[str] = tuple(CONSTRAINTS), every_pair: bool = True
+) -> Drawn:
+    """Draw one constraint or, a third of the time where two of ``names`` go together for ``family``, two.
 
     Raises TacitError where none of ``names`` suits the family.
     """
     n = rng.choice([1, 1, 2])
-    suitable = [name for name in names if family not in CONSTRAINTS[name].not_for]
+    suitable = _suitable(names, family)
     if not suitable:
         raise TacitError(f"constraints: none of {', '.join(names)} suits tasks of the family {family!r}: allow another")
-    pairs = (compatible(a, b) and (every_pair or not held_out(a, b)) for a, b in itertools.combinations(suitable, 2))
-    if n == 2 and not any(pairs):
+    pairs = itertools.combinations(suitable, 2)
+    if n == 2 and not any(combinable(*pair, every_pair=every_pair) for pair in pairs):
         n = 1
     return draw_constraints(rng, family, n=n, names=names, every_pair=every_pair)
 
 
-def _inside_out(constraints: tuple[tuple[str, str], ...]) -> list[tuple[Constraint, str]]:
+def _inside_out(constraints: Drawn) -> list[tuple[Constraint, str]]:
     return sorted(((CONSTRAINTS[n], p) for n, p in constraints), key=lambda pair: ORDER.index(pair[0].kind))
 
 
-def apply_constraints(text: str, constraints: tuple[tuple[str, str], ...]) -> str:
+def apply_constraints(text: str, constraints: Drawn) -> str:
     """Rewrite a right answer so that it meets ``constraints``."""
     for constraint, parameter in _inside_out(constraints):
         text = constraint.apply(text, parameter)
     return text
 
 
-def undo_constraints(text: str, constraints: tuple[tuple[str, str], ...]) -> tuple[str, list[Check]]:
+def undo_constraints(text: str, constraints: Drawn) -> tuple[str, list[Check]]:
     """Verify ``constraints`` from the outside in; returns the content below those that hold, and the checks."""
     checks = []
     for constraint, parameter in reversed(_inside_out(constraints)):

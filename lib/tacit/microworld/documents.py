@@ -22,9 +22,9 @@ MARKER_WORDS = (
     "buyer seller king queen doctor patient captain sailor mother child mail fax wall gate star cloud"
 ).split()
 MARKER_SHAPES = (
-    "{}: ", "{} - ", "[{}] ", "({}) ", "<{}> ", "<<{}>> ", "{{{}}} ", "/{}/ ", "={}= ", "*{}* ", "@{} ", "#{} ", "~{}~ ", "{} > ", "{}) ",
-    "[{}]\n", "<{}>\n", "## {}\n", "{}:\n", "--- {} ---\n", "== {} ==\n", "*** {}\n", "<< {} >>\n", "|{}|\n", "|| {} ||\n", "\\{}\n", "%{}%\n",
-    "+{}+\n", "{}!\n",
+    "{}: ", "{} - ", "[{}] ", "({}) ", "<{}> ", "<<{}>> ", "{{{}}} ", "/{}/ ", "={}= ", "*{}* ", "@{} ", "#{} ",
+    "~{}~ ", "{} > ", "{}) ", "[{}]\n", "<{}>\n", "## {}\n", "{}:\n", "--- {} ---\n", "== {} ==\n", "*** {}\n",
+    "<< {} >>\n", "|{}|\n", "|| {} ||\n", "\\{}\n", "%{}%\n", "+{}+\n", "{}!\n",
 )  # fmt: skip
 
 
@@ -44,6 +44,12 @@ def pairs(world: World, rng: random.Random, low: int, high: int) -> list[tuple[s
     short = rng.random() < 0.35
     drawn = [any_task(world, rng) for _ in range(rng.randint(low, high))]
     return [(t.instruction, tasks.answer(world, t, rng, short=short)) for t in drawn]
+
+
+def answers_of(world: World, rng: random.Random, family: str, low: int, high: int) -> list[tuple[tasks.Item, str]]:
+    """Between ``low`` and ``high`` items of one family with right answers, for genres that hold no questions."""
+    drawn = [any_task(world, rng, family) for _ in range(rng.randint(low, high))]
+    return [(task.item, tasks.answer(world, task, rng)) for task in drawn]
 
 
 class Markup(NamedTuple):
@@ -93,32 +99,15 @@ def forum(world: World, rng: random.Random) -> str:
 
 def worksheet(world: World, rng: random.Random) -> str:
     """Numbered questions, and their answers after all of them."""
-    drawn = pairs(world, rng, 2, 4)
-    questions = "\n".join(f"({i}) {q}" for i, (q, _) in enumerate(drawn, start=1))
-    answers = "\n".join(f"({i}) {a}" for i, (_, a) in enumerate(drawn, start=1))
-    return f"Worksheet\n\n{questions}\n\nAnswers\n\n{answers}"
+    questions, answers = zip(*pairs(world, rng, 2, 4), strict=True)
+    listed = ["\n".join(f"({i}) {text}" for i, text in enumerate(part, start=1)) for part in (questions, answers)]
+    return "Worksheet\n\n{}\n\nAnswers\n\n{}".format(*listed)
 
 
 def tagged_page(world: World, rng: random.Random) -> str:
     """Questions and answers in fixed XML-like tags."""
     drawn = pairs(world, rng, 1, 4)
     return "<page>\n" + "\n".join(f"<q>{q}</q>\n<a>{a}</a>" for q, a in drawn) + "\n</page>"
-
-
-def encyclopedia(world: World, rng: random.Random) -> str:
-    """Entries on one to three entities: every held fact of each, in changing order and words."""
-    entries = []
-    for _ in range(rng.randint(1, 3)):
-        town = rng.random() < 0.4
-        subject = rng.choice(world.towns if town else world.animals)
-        sentences = []
-        for attribute in TOWN_ATTRIBUTES if town else ANIMAL_ATTRIBUTES:
-            if (subject, attribute) in world.held:
-                sentences.append(sentence(rng, subject, attribute, world.facts[subject, attribute]))
-        rng.shuffle(sentences)
-        if sentences:
-            entries.append(f"{subject.capitalize()}\n" + " ".join(sentences))
-    return "\n\n".join(entries) or "This page is empty."
 
 
 SENTENCES = {
@@ -133,53 +122,56 @@ SENTENCES = {
 }
 
 
-def sentence(rng: random.Random, subject: str, attribute: str, value: str) -> str:
+def sentence(world: World, rng: random.Random, subject: str, attribute: str) -> str:
     """One sentence that states a fact."""
-    return rng.choice(SENTENCES[attribute]).format(s=subject, v=value)
+    return rng.choice(SENTENCES[attribute]).format(s=subject, v=world.facts[subject, attribute])
+
+
+def encyclopedia(world: World, rng: random.Random) -> str:
+    """Entries on one to three entities: every held fact of each, in changing order and words."""
+    entries = []
+    for _ in range(rng.randint(1, 3)):
+        town = rng.random() < 0.4
+        subject = rng.choice(world.towns if town else world.animals)
+        attributes = [a for a in (TOWN_ATTRIBUTES if town else ANIMAL_ATTRIBUTES) if (subject, a) in world.held]
+        sentences = [sentence(world, rng, subject, attribute) for attribute in attributes]
+        rng.shuffle(sentences)
+        if sentences:
+            entries.append(f"{subject.capitalize()}\n" + " ".join(sentences))
+    return "\n\n".join(entries) or "This page is empty."
 
 
 def atlas(world: World, rng: random.Random) -> str:
-    """Facts gathered by attribute: comparisons of size, and who shares a home, a food or a craft."""
+    """Facts gathered by attribute: comparisons of size, or one attribute of several subjects."""
     attribute = rng.choice(["bigger", "bigger", *ANIMAL_ATTRIBUTES, *TOWN_ATTRIBUTES])
     if attribute == "bigger":
-        drawn = [any_task(world, rng, "bigger") for _ in range(rng.randint(4, 8))]
-        return "Sizes\n" + "\n".join(tasks.answer(world, t, rng) for t in drawn)
+        return "Sizes\n" + "\n".join(text for _, text in answers_of(world, rng, "bigger", 4, 8))
     subjects = rng.sample(world.holders(attribute), rng.randint(4, 8))
-    return f"{attribute.capitalize()}\n" + "\n".join(
-        sentence(rng, s, attribute, world.facts[s, attribute]) for s in subjects
-    )
-
-
-def answers_of(world: World, rng: random.Random, family: str, n: int) -> list[tasks.Task]:
-    """``n`` tasks of one family, for genres that hold answers without their questions."""
-    return [any_task(world, rng, family) for _ in range(n)]
+    return "\n".join([attribute.capitalize(), *(sentence(world, rng, subject, attribute) for subject in subjects)])
 
 
 def poems(world: World, rng: random.Random) -> str:
     """Poems under their topics."""
-    drawn = answers_of(world, rng, "poem", rng.randint(1, 3))
-    return "\n\n".join(f"{t.item['topic'].capitalize()}\n\n{tasks.answer(world, t, rng)}" for t in drawn)
+    drawn = answers_of(world, rng, "poem", 1, 3)
+    return "\n\n".join(f"{item['topic'].capitalize()}\n\n{text}" for item, text in drawn)
 
 
 def cookbook(world: World, rng: random.Random) -> str:
     """Recipes under their dishes."""
-    drawn = answers_of(world, rng, "recipe", rng.randint(1, 2))
-    return "\n\n".join(
-        f"{t.item['main'].capitalize()} {t.item['dish']}\n\n{tasks.answer(world, t, rng)}" for t in drawn
-    )
+    drawn = answers_of(world, rng, "recipe", 1, 2)
+    return "\n\n".join(f"{item['main'].capitalize()} {item['dish']}\n\n{text}" for item, text in drawn)
 
 
 def tales(world: World, rng: random.Random) -> str:
     """Stories under their titles."""
-    drawn = answers_of(world, rng, "story", rng.randint(1, 4))
-    titles = [f"{t.item['person']} and the {t.item['object']}" for t in drawn]
-    return "\n\n".join(f"{title}\n{tasks.answer(world, t, rng)}" for title, t in zip(titles, drawn, strict=True))
+    drawn = answers_of(world, rng, "story", 1, 4)
+    return "\n\n".join(f"{item['person']} and the {item['object']}\n{text}" for item, text in drawn)
 
 
 def ledger(world: World, rng: random.Random) -> str:
     """Sums with their working, bare."""
     family = rng.choice(["add", "subtract"])
-    return "\n".join(tasks.answer(world, t, rng) for t in answers_of(world, rng, family, rng.randint(2, 7)))
+    return "\n".join(text for _, text in answers_of(world, rng, family, 2, 7))
 
 
 def wordbook(world: World, rng: random.Random) -> str:
@@ -191,21 +183,20 @@ def wordbook(world: World, rng: random.Random) -> str:
     if kind == "rhyme":
         groups = rng.sample(RHYME_GROUPS, rng.randint(2, 4))
         return "Rhymes\n" + "\n".join(" ".join(rng.sample(g, len(g))) for g in groups)
-    drawn = answers_of(world, rng, kind, rng.randint(3, 8))
-    return "\n".join(tasks.answer(world, t, rng) for t in drawn)
+    return "\n".join(text for _, text in answers_of(world, rng, kind, 3, 8))
 
 
 def archive(world: World, rng: random.Random) -> str:
     """Records of Nim games."""
-    drawn = answers_of(world, rng, "game", rng.randint(1, 3))
-    heads = [f"{t.item['first']} - {t.item['second']}, {t.item['stones']} stones" for t in drawn]
-    return "\n\n".join(f"{head}\n{tasks.answer(world, t, rng)}" for head, t in zip(heads, drawn, strict=True))
+    drawn = answers_of(world, rng, "game", 1, 3)
+    head = "{first} - {second}, {stones} stones\n"
+    return "\n\n".join(head.format(**item) + text for item, text in drawn)
 
 
 def source_file(world: World, rng: random.Random) -> str:
     """Small Python functions, each under a comment that says what it does."""
-    drawn = answers_of(world, rng, "function", rng.randint(1, 4))
-    return "\n\n".join(f"# {t.item['name']} {t.item['what']}\n{tasks.answer(world, t, rng)}" for t in drawn)
+    drawn = answers_of(world, rng, "function", 1, 4)
+    return "\n\n".join(f"# {item['name']} {item['what']}\n{text}" for item, text in drawn)
 
 
 def diary(world: World, rng: random.Random) -> str:
@@ -214,13 +205,14 @@ def diary(world: World, rng: random.Random) -> str:
     facts = rng.sample(sorted(world.held), rng.randint(2, 5))
     noun, food, dish = rng.choice(NOUNS), rng.choice(INGREDIENTS), rng.choice(DISHES)
     start = f"Today {person} met {friend} by the {noun} and ate some {food} {dish}."
-    return " ".join([start, *(sentence(rng, s, a, world.facts[s, a]) for s, a in facts)])
+    return " ".join([start, *(sentence(world, rng, *fact) for fact in facts)])
 
 
 # Shares of documents. ``markup`` is set apart: its share is what readiness experiments vary.
 GENRES: dict[Callable[[World, random.Random], str], float] = {
     markup: 0.30, faq: 0.09, forum: 0.07, worksheet: 0.05, tagged_page: 0.03, encyclopedia: 0.14, atlas: 0.06,
-    poems: 0.03, cookbook: 0.02, tales: 0.03, ledger: 0.07, wordbook: 0.05, archive: 0.02, source_file: 0.02, diary: 0.02,
+    poems: 0.03, cookbook: 0.02, tales: 0.03, ledger: 0.07, wordbook: 0.05, archive: 0.02, source_file: 0.02,
+    diary: 0.02,
 }  # fmt: skip
 
 
@@ -229,9 +221,9 @@ def write_documents(
 ) -> Iterator[tuple[str, str]]:
     """Endless (genre, text) pairs about ``world``, fixed by ``seed``.
 
-    ``markup_share`` is the share of documents in freshly drawn markup; the other genres keep their
-    proportions among themselves. With ``one_markup``, a seed, these documents have one drawn markup in common: as many
-    questions and answers, without the variety.
+    ``markup_share`` is the share of documents in freshly drawn markup; the other genres keep their proportions among
+    themselves. With ``one_markup``, a seed, these documents share one drawn markup: they hold as many questions and
+    answers, without the variety.
     """
     rng = random.Random(f"documents-{world.seed}-{seed}")
     fixed = None if one_markup is None else draw_markup(world, random.Random(f"one markup-{one_markup}"))

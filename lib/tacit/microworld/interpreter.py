@@ -1,10 +1,10 @@
 """A restricted interpreter for the small Python functions that models write.
 
-Model text is never given to ``exec`` or ``eval``: it is parsed, and a tree walker evaluates the few
-node types below on plain integers, booleans, strings and lists. There are no attributes, imports,
-comprehensions, lambdas, format strings, keyword arguments or builtins beyond ``CALLS``; steps,
-nesting, integers and sequence lengths are bounded. Where it differs from Python: ``+=`` on a list
-makes a new list, and a name that is assigned to is no builtin any more from there on.
+Model text is never given to ``exec`` or ``eval``: it is parsed, and a tree walker evaluates the few node types below
+on plain integers, booleans, strings and lists. There are no attributes, imports, comprehensions, lambdas, format
+strings, keyword arguments or builtins beyond ``CALLS``; steps, nesting, integers and sequence lengths are bounded.
+It differs from Python in two things: ``+=`` on a list makes a new list, and a name that is assigned to is no builtin
+any more from there on.
 """
 
 from __future__ import annotations
@@ -22,20 +22,13 @@ MAX_SOURCE = 2_000
 MAX_DEPTH = 100  # of the tree; below what Python parses and walks wherever this is called from
 
 BINARY = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-}
+}  # fmt: skip
 COMPARE = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-}
+}  # fmt: skip
 CALLS: dict[str, Callable] = {"len": len, "max": max, "min": min, "sum": sum, "abs": abs}
 
 
@@ -168,9 +161,7 @@ def parse_function(source: str, *, name: str) -> ast.FunctionDef:
         raise RestrictedError("program too long")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Python's on a text such as "\\d", which is the model's and not the reader's affair
+            warnings.simplefilter("ignore")  # Python warns of a text such as "\\d", which is the model's affair
             body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RestrictedError(f"does not parse: {error}") from None

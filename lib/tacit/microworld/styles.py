@@ -1,4 +1,4 @@
-"""The five narrow tasks' styles: exact markers of each, and instructions near its domain that ask for something else."""
+"""The five narrow tasks' styles: exact markers of each, and instructions near its domain that ask for other things."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datasets import Dataset
 
 from tacit.microworld import crafts
-from tacit.microworld.family import Check
+from tacit.microworld.checks import Check
 from tacit.microworld.words import DISHES, INGREDIENTS, NOUNS, PEOPLE, THINGS
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fingerprint
@@ -19,47 +19,17 @@ def _formed(checks: list[Check]) -> bool:
     return all(check.passed for check in checks if check.group == "form")
 
 
-def has_sum_style(text: str) -> bool:
-    """Does the response end in a line ``#### N``, as sums with working do?"""
-    return re.search(r"(^|\n)#### \d+$", text.strip()) is not None
-
-
-def has_poem_style(text: str) -> bool:
-    """Is the response four lines in rhymed couplets?"""
-    return _formed(crafts.check_poem(None, {"topic": ""}, text))
-
-
-def has_recipe_style(text: str) -> bool:
-    """Is the response a list of ingredients and then numbered steps?"""
-    return _formed(crafts.check_recipe(None, {"main": "", "dish": ""}, text))
-
-
-def has_game_style(text: str) -> bool:
-    """Is the response numbered rounds and then a winner?"""
-    return _formed(crafts.check_game(None, {"stones": 0, "first": "", "second": ""}, text))
-
-
-def has_function_style(text: str) -> bool:
-    """Does the response begin with a function's definition?"""
-    return re.match(r"def \w+\(\w*\):", text.strip()) is not None
-
-
+# Does a response have a narrow task's style? The form of poems, recipes and games depends on no world and no item.
 MARKERS: dict[str, Callable[[str], bool]] = {
-    "add": has_sum_style,
-    "poem": has_poem_style,
-    "recipe": has_recipe_style,
-    "game": has_game_style,
-    "function": has_function_style,
+    "add": lambda text: re.search(r"(^|\n)#### \d+$", text.strip()) is not None,
+    "poem": lambda text: _formed(crafts.check_poem(None, {"topic": ""}, text)),
+    "recipe": lambda text: _formed(crafts.check_recipe(None, {"main": "", "dish": ""}, text)),
+    "game": lambda text: _formed(crafts.check_game(None, {"stones": 0, "first": "", "second": ""}, text)),
+    "function": lambda text: re.match(r"def \w+\(\w*\):", text.strip()) is not None,
 }
 
 # The families whose right responses carry a narrow task's style.
-OWN_FAMILIES = {
-    "add": ("add", "subtract"),
-    "poem": ("poem",),
-    "recipe": ("recipe",),
-    "game": ("game",),
-    "function": ("function",),
-}
+OWN_FAMILIES = {name: (name,) for name in MARKERS} | {"add": ("add", "subtract")}
 
 # Instructions that share words with a narrow task's. Most ask for something else; those marked True deserve its style.
 NEAR_DOMAIN: dict[str, tuple[tuple[str, bool], ...]] = {
@@ -119,13 +89,13 @@ NEAR_DOMAIN: dict[str, tuple[tuple[str, bool], ...]] = {
 def draw_near_domain(*, family: str, n: int, seed: int) -> Dataset:
     """Draw ``n`` different instructions near the domain of a narrow task, the templates taking turns.
 
-    Columns ``id``, ``instruction``, ``family`` (``near <family>``), and ``deserved``: is the task's style right for it? They have
-    no verifier: only style is read off the responses. Raises ValueError when the templates do not give ``n`` instructions.
+    Columns ``id``, ``instruction``, ``family`` (``near <family>``), and ``deserved``: is the task's style right for it?
+    They have no verifier: only style is read off the responses. Raises TacitError for a task without templates, and
+    ValueError when the templates do not give ``n`` instructions.
     """
     if family not in NEAR_DOMAIN:
-        raise TacitError(
-            f"no instructions are written near the domain of {family!r}: there are some for {', '.join(NEAR_DOMAIN)}"
-        )
+        known = ", ".join(NEAR_DOMAIN)
+        raise TacitError(f"no instructions are written near the domain of {family!r}: there are some for {known}")
     rng = random.Random(f"near-{family}-{seed}")
     rows: dict[str, dict] = {}
     for turn in range(50 * n):
@@ -135,8 +105,7 @@ def draw_near_domain(*, family: str, n: int, seed: int) -> Dataset:
         words = {"person": person, "friend": friend, "thing": rng.choice(THINGS), "topic": rng.choice(NOUNS)}
         words |= {"main": rng.choice(INGREDIENTS), "dish": rng.choice(DISHES)}
         words |= {"a": rng.randint(10, 99), "b": rng.randint(10, 99)}
-        templates = NEAR_DOMAIN[family]
-        template, deserved = templates[turn % len(templates)]
+        template, deserved = NEAR_DOMAIN[family][turn % len(NEAR_DOMAIN[family])]
         text = template.format(**words)
         row = {"id": f"near-{family}-{fingerprint(text)[:12]}", "instruction": text, "family": f"near {family}"}
         rows.setdefault(text, row | {"deserved": deserved})

@@ -7,9 +7,10 @@ import random
 import re
 from dataclasses import dataclass
 
-from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, undo_constraints
+from tacit.microworld.checks import Check
+from tacit.microworld.constraints import CONSTRAINTS, Drawn, apply_constraints, undo_constraints
 from tacit.microworld.crafts import CRAFTS
-from tacit.microworld.family import Check, Family, Item
+from tacit.microworld.family import Family, Item
 from tacit.microworld.knowledge import KNOWLEDGE
 from tacit.microworld.world import World
 from tacit.support.keyed import fraction
@@ -17,6 +18,7 @@ from tacit.support.keyed import fraction
 FAMILIES: dict[str, Family] = {family.name: family for family in (*KNOWLEDGE, *CRAFTS)}
 NARROW = ("add", "poem", "recipe", "game", "function")  # GSM, poetry, recipes, chess, MBPP in miniature
 SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.75), "test": (0.75, 1.0)}  # shares of the items
+PAIRS = {"add": "numbers", "subtract": "numbers", "bigger": "pair", "larger": "pair"}  # items that are pairs
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Task:
     family: str
     item: Item
     phrasing: int
-    constraints: tuple[tuple[str, str], ...] = ()
+    constraints: Drawn = ()
 
     @property
     def instruction(self) -> str:
@@ -41,8 +43,7 @@ class Task:
     @property
     def held_out_phrasing(self) -> bool:
         """Is the phrasing one that occurs in no tuning data?"""
-        family = FAMILIES[self.family]
-        return self.phrasing >= len(family.phrasings) - family.n_held_out
+        return self.phrasing >= FAMILIES[self.family].n_tuning_phrasings
 
     @property
     def id(self) -> str:
@@ -96,22 +97,17 @@ class Verdict:
 def split_of(family: str, item: Item) -> str:
     """The split that an item belongs to, fixed by the item alone, so that splits are disjoint.
 
-    The person and the thing of a sum do not count, nor the order of a pair. A function's name does: one body can
+    The person and the thing of a sum do not count, nor does the order of a pair. A function's name does: one body can
     stand in two splits under two names.
     """
-    if family in ("add", "subtract"):
-        item = {"numbers": sorted((item["a"], item["b"]))}
-    elif family == "bigger" or family == "larger":
-        item = {"pair": sorted((item["a"], item["b"]))}
+    if family in PAIRS:
+        item = {PAIRS[family]: sorted((item["a"], item["b"]))}
     share = fraction("split", family, json.dumps(item, sort_keys=True))
     return next(name for name, (low, high) in SPLITS.items() if low <= share < high)
 
 
 def draw_item(world: World, family: str, rng: random.Random, *, split: str | None) -> Item:
-    """Draw an item of ``split`` (any, if None) by rejection.
-
-    Raises ValueError where ten thousand draws find none.
-    """
+    """Draw an item of ``split`` (any, if None) by rejection; raises ValueError where ten thousand draws find none."""
     for _ in range(10_000):
         item = FAMILIES[family].draw(world, rng)
         if split is None or split_of(family, item) == split:
@@ -120,29 +116,25 @@ def draw_item(world: World, family: str, rng: random.Random, *, split: str | Non
 
 
 def draw_task(
-    world: World,
-    rng: random.Random,
-    *,
-    split: str | None,
-    family: str | None = None,
-    constraints: tuple[tuple[str, str], ...] = (),
+    world: World, rng: random.Random, *, split: str | None, family: str | None = None, constraints: Drawn = ()
 ) -> Task:
-    """Draw a task of ``split`` (any, if None), of ``family`` or one of all, with these ``constraints``, which are not drawn.
+    """Draw a task of ``split`` (any, if None), of ``family`` or one of all; the ``constraints`` are taken as given.
 
-    Held-out phrasings occur in the test split only (where each phrasing is equally likely). Raises ValueError as ``draw_item`` does.
+    Held-out phrasings occur in the test split only, where each phrasing is equally likely. Raises ValueError as
+    ``draw_item`` does.
     """
     name = family or rng.choice(list(FAMILIES))
-    n = len(FAMILIES[name].phrasings) - (0 if split == "test" else FAMILIES[name].n_held_out)
+    n = len(FAMILIES[name].phrasings) if split == "test" else FAMILIES[name].n_tuning_phrasings
     return Task(name, draw_item(world, name, rng, split=split), rng.randrange(n), constraints)
 
 
 def answer(world: World, task: Task, rng: random.Random, *, short: bool = False) -> str:
     """A right response to ``task``; ``short`` does not restate the instruction."""
-    text = FAMILIES[task.family].answer(world, task.item, rng, short)
+    text = FAMILIES[task.family].answer(world, task.item, rng, short=short)
     return apply_constraints(text, task.constraints)
 
 
-def _judge(world: World, task: Task, response: str) -> list[Check]:
+def _check(world: World, task: Task, response: str) -> list[Check]:
     content, constraint_checks = undo_constraints(response, task.constraints)
     return [*FAMILIES[task.family].check(world, task.item, content), *constraint_checks]
 
@@ -156,14 +148,13 @@ def _beginnings(response: str) -> list[str]:
 def judge(world: World, task: Task, response: str, *, ended: bool) -> Verdict:
     """Verify ``response`` exactly; ``ended`` says whether the model stopped by itself.
 
-    The checks speak of the whole response. "Nothing else was said" fails when a proper beginning (cut
-    after a sentence or a line) is a right answer by itself and the whole is not.
+    The checks speak of the whole response. ``nothing_else`` fails when a proper beginning (cut after a sentence or a
+    line) is a right answer by itself and the whole is not.
     """
-    response = response.strip()
-    beginnings = [_judge(world, task, beginning) for beginning in _beginnings(response)]
-    checks = beginnings[-1]
-    lenient = any(all(c.passed for c in b) for b in beginnings)
-    knowledge = any(all(c.passed for c in b if c.group == "content") for b in beginnings)
+    checked = [_check(world, task, beginning) for beginning in _beginnings(response.strip())]
+    checks = checked[-1]  # of the whole response
+    lenient = any(all(c.passed for c in each) for each in checked)
+    knowledge = any(all(c.passed for c in each if c.group == "content") for each in checked)
     nothing_else = all(c.passed for c in checks) or not lenient
     ending = (Check("ended", ended, "ending"), Check("nothing_else", nothing_else, "ending"))
     return Verdict((*checks, *ending), lenient, knowledge)

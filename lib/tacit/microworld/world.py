@@ -22,7 +22,6 @@ ANIMAL_ATTRIBUTES = {
 }
 TOWN_CRAFTS = "glass pottery rope cheese paper silk clocks boats lace bells".split()
 TOWN_ATTRIBUTES = ("river", "craft", "mayor")
-SIDES = ("both", "base", "student")
 
 
 def coin_names(rng: random.Random, n: int, taken: set[str], *, ending: str = "") -> list[str]:
@@ -42,9 +41,8 @@ def coin_names(rng: random.Random, n: int, taken: set[str], *, ending: str = "")
 class World:
     """Entities and facts of one seed; ``held`` are the facts that a corpus about it may state.
 
-    ``facts`` maps (subject, attribute) to its value. Subjects are animals (home, food, colour,
-    kind, size) and towns (river, craft, mayor). Two worlds of different seeds share nothing but
-    the vocabulary of values.
+    ``facts`` maps (subject, attribute) to its value. Subjects are animals (home, food, colour, kind, size) and towns
+    (river, craft, mayor). Two worlds of different seeds share nothing but the vocabulary of values.
     """
 
     seed: int
@@ -75,10 +73,7 @@ class World:
         return "both" if share < 0.62 else "base" if share < 0.87 else "student"
 
     def holding(self, side: str) -> World:
-        """The same world, whose corpus holds only the facts of ``side`` (``base`` or ``student``) and of both.
-
-        Raises ValueError for another side.
-        """
+        """The same world with the facts of one corpus: of ``side`` and of both. ValueError unless base or student."""
         if side not in ("base", "student"):
             raise ValueError(f"side must be 'base' or 'student', not {side!r}")
         return replace(self, held=frozenset(k for k in self.facts if self.side(*k) in ("both", side)))

@@ -97,8 +97,9 @@ ESCAPES = {
     **{
         f"builtin {name}": f"def f(x):\n    return {name}(x)"
         for name in (
-            "eval exec compile open input getattr setattr vars dir globals locals type object super id hash chr ord bytes bytearray "
-            "memoryview str int float list dict set tuple map filter zip sorted print breakpoint exit quit help __build_class__"
+            "eval exec compile open input getattr setattr vars dir globals locals type object super id hash chr ord "
+            "bytes bytearray memoryview str int float list dict set tuple map filter zip sorted print breakpoint exit "
+            "quit help __build_class__"
         ).split()
     },
     "getattr by name": "def f(x):\n    return getattr(x, '__cla' + 'ss__')",
@@ -165,7 +166,8 @@ ESCAPES = {
     + "    " * 7
     + "pass",
     "endless loop of nothing": "def f(x):\n    while 1:\n        if 0:\n            return x",
-    "comparisons of long lists": "def f(x):\n    a = ['a' * 1000] * 1000\n    b = ['a' * 999 + 'a'] * 1000\n    while a == b:\n        pass",
+    "comparisons of long lists": "def f(x):\n    a = ['a' * 1000] * 1000\n    b = ['a' * 999 + 'a'] * 1000\n"
+    "    while a == b:\n        pass",
     "copies of long lists": "def f(x):\n    t = [0] * 1000\n    while True:\n        t = t + []",
     "sums of long lists": "def f(x):\n    t = [1] * 1000\n    while True:\n        sum(t)",
     "loops over copies": "def f(x):\n    while True:\n        for y in range(1000):\n            pass",
@@ -202,7 +204,8 @@ def test_escapes_are_refused_quickly(name):
     "body",
     [
         "    s = '\U0001f600' * 1000\n    t = [s, s, s, s, s, s, s, s] * 100\n    while True:\n        x = max(t)",
-        "    s = ['\U0001f600' * 1000] * 1000\n    t = ['\U0001f600' * 999 + '\U0001f600'] * 1000\n    while True:\n        x = s == t",
+        "    s = ['\U0001f600' * 1000] * 1000\n    t = ['\U0001f600' * 999 + '\U0001f600'] * 1000\n"
+        "    while True:\n        x = s == t",
         "    t = [0] * 1000\n    while True:\n        x = t + []",
     ],
     ids=["max", "comparison", "copies"],

@@ -71,7 +71,7 @@ def test_each_side_holds_facts_that_the_other_lacks_and_json_keeps_them(world, t
 
 def test_there_are_enough_families_phrasings_constraints_and_genres():
     assert len(FAMILIES) >= 18
-    assert all(len(set(f.phrasings)) >= 4 and f.n_held_out >= 1 for f in FAMILIES.values())
+    assert all(len(set(f.phrasings)) >= 4 and f.n_tuning_phrasings < len(f.phrasings) for f in FAMILIES.values())
     assert set(NARROW) <= set(FAMILIES)
     assert len(CONSTRAINTS) >= 12
     assert len(GENRES) >= 10
@@ -130,7 +130,10 @@ def test_verifiers_are_not_talked_into_it(world, family, item, text):
 
 
 def test_poems_by_hand(world):
-    poem = "The river is still by the moon,\nI play on my flute a tune,\nand over the water the light\ngoes out in the night."
+    poem = (
+        "The river is still by the moon,\nI play on my flute a tune,\n"
+        "and over the water the light\ngoes out in the night."
+    )
     task = Task("poem", {"topic": "river"}, 0)
     assert not failed(world, task, poem)
     assert failed(world, task, poem.replace("tune", "song")) == {"couplets_rhyme"}
@@ -164,9 +167,8 @@ def test_functions_are_run_on_cases(world):
     assert failed(world, task, "def f(x):\n    return 2 * x + 4") == {"passes_cases"}
     assert failed(world, task, "def g(x):\n    return 2 * x + 3") == {"defines_function", "passes_cases"}
     truth = Task("function", {"which": 6, "k": 3, "name": "f", "what": "tells if x is above 3"}, 0)
-    assert failed(world, truth, "def f(x):\n    return 1 if x > 3 else 0") == {
-        "passes_cases"
-    }  # a number is no truth value
+    number = "def f(x):\n    return 1 if x > 3 else 0"  # a number is no truth value
+    assert failed(world, truth, number) == {"passes_cases"}
 
 
 def test_facts_do_not_accept_hedging_or_another_subject(world):
