@@ -15,6 +15,7 @@ INSTRUCTIONS = [
 ]
 MANY = [row | {"id": f"{row['id']}, {i}"} for i in range(6) for row in INSTRUCTIONS]
 OPTIONS = {"max_new_tokens": 6, "batch_size": 3, "shard_size": 5, "say": None}  # three shards of INSTRUCTIONS
+WHOLE = {}
 EXACT = ["id", "instruction", "response", "finish_reason", "prompt_tokens", "response_tokens"]
 
 
@@ -22,9 +23,13 @@ def run(pair, out, rows=INSTRUCTIONS, **options):
     return synthesize(**pair, instructions=rows, out=out, **(OPTIONS | options))
 
 
-def whole_run(pair, out):
-    """An uninterrupted run with the options of all: its folder and rows."""
-    return out, run(pair, out).to_list()
+def whole_run(pair, folders):
+    """An uninterrupted run with the options of all: its folder, which nobody may change, and its rows."""
+    key = tuple(pair.values())
+    if key not in WHOLE:  # once for all files of tests
+        out = folders.mktemp("whole") / "out"
+        WHOLE[key] = (out, run(pair, out).to_list())
+    return WHOLE[key]
 
 
 def load(out):

@@ -39,7 +39,7 @@ FORK.set_forkserver_preload(["tacit.synthesis.engine", "synthesis_runs"])
 
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
-    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+    return whole_run(pair, tmp_path_factory)
 
 
 def child(pair, out, rows, options, at):

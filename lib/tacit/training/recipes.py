@@ -21,8 +21,8 @@ COMMITTED = ("micro-base", "micro-student", "micro-sibling")  # pretrained model
 
 
 def _strict(settings: type, **more: Any) -> type[BaseModel]:
-    """What checks a file: the fields of a settings class and ``more``, every one of them required and nothing else."""
-    fields = {name: (kind, ...) for name, kind in (get_type_hints(settings) | more).items()}
+    """What checks a file: the fields of a settings class and ``more``, all required. The file's name is the model's."""
+    fields = {key: (kind, ...) for key, kind in (get_type_hints(settings) | more).items() if key != "name"}
     return create_model(settings.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
@@ -52,11 +52,11 @@ def _checked(schema: type[BaseModel], values: dict[str, Any], *, file: str) -> d
         raise TacitError(f"params/models/{file}: {key}: {wrong['msg'].lower()}{given}") from None
 
 
-def _pretraining(name: str, values: dict[str, Any], *, file: str, out: Path) -> tuple[str, dict[str, Any]]:
-    options = _checked(_PRETRAINING, {"name": name} | values, file=file)
+def _pretraining(values: dict[str, Any], *, file: str, out: Path) -> dict[str, Any]:
+    options = _checked(_PRETRAINING, values, file=file)
     for role in ("tokenizer_from", "start_from"):
         options[role] = None if options[role] is None else paths.resolve(options[role])
-    return options.pop("name"), options | {"out": out}
+    return options | {"out": out}
 
 
 def pretraining_recipes() -> dict[str, dict[str, Any]]:
@@ -65,7 +65,7 @@ def pretraining_recipes() -> dict[str, dict[str, Any]]:
     The models of ``COMMITTED`` go to ``outputs/models``, those of readiness into the cache. Raises TacitError, naming
     the file and the key, for one that is unknown, missing or of another type.
     """
-    recipes = [_pretraining(n, _read(n), file=f"{n}.yaml", out=paths.MODELS / n) for n in COMMITTED]
+    recipes = {name: _pretraining(_read(name), file=f"{name}.yaml", out=paths.MODELS / name) for name in COMMITTED}
     readiness = _read("readiness")
     shared, models = (readiness.pop(name, None) for name in ("shared", "models"))
     if readiness or not isinstance(shared, dict) or not isinstance(models, dict):
@@ -74,8 +74,8 @@ def pretraining_recipes() -> dict[str, dict[str, Any]]:
         file = f"readiness.yaml: models.{name}"
         if not isinstance(own, dict) or set(own) & set(shared):
             raise TacitError(f"params/models/{file} must map names to values, none of which is among the shared ones")
-        recipes.append(_pretraining(name, shared | own, file=file, out=paths.cache_root() / "readiness" / name))
-    return dict(recipes)
+        recipes[name] = _pretraining(shared | own, file=file, out=paths.cache_root() / "readiness" / name)
+    return recipes
 
 
 def teacher_recipe() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
-from synthesis_runs import INSTRUCTIONS, OPTIONS, damage, run, whole_run
+from synthesis_runs import EXACT, INSTRUCTIONS, OPTIONS, damage, run, whole_run
 from tacit.support import provenance
 from tacit.synthesis import engine
 from tacit.synthesis.cards import UNFINISHED
@@ -16,7 +16,7 @@ from tacit.synthesis.engine import synthesize
 
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
-    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+    return whole_run(pair, tmp_path_factory)
 
 
 def test_the_folder_loads_as_it_is_and_its_card_counts(pair, whole):
@@ -24,6 +24,7 @@ def test_the_folder_loads_as_it_is_and_its_card_counts(pair, whole):
     found = load_dataset(str(out), cache_dir=f"{out}.cache")
     assert list(found) == ["train"]
     assert found["train"].to_list() == rows
+    assert found["train"].column_names == [*EXACT, "mean_log_ratio"]
     assert [row["id"] for row in rows] == [row["id"] for row in INSTRUCTIONS]
     card = DatasetCard.load(out / "README.md")
     assert card.data.license_name == "to-be-filled-in"

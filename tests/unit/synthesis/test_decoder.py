@@ -10,6 +10,8 @@ from scipy import stats
 from synthesis_runs import EXACT, INSTRUCTIONS, run, whole_run
 from tacit.models.chat import encode_prompt
 from tacit.models.pairs import load_pair
+from tacit.synthesis.decoder import Decoder
+from tacit.synthesis.settings import Settings
 
 
 def draw(probabilities, seed, row, step):
@@ -56,12 +58,18 @@ def respond(models, tokenizer, row, *, seed, most, ends, **rule):
     return ids[prompt:], ratios
 
 
+def decode(pair, rows, **options):
+    """The dataset's rows of ``rows``, in this order, without a folder."""
+    settings = Settings(**{"max_new_tokens": 6, "batch_size": 4, "log_ratios": "none"} | options)
+    return Decoder(pair, settings)([(str(row["id"]), row["instruction"]) for row in rows])
+
+
 DIRECT = {"alpha": 0.0, "beta": 0.0, "temperature": 1.0, "top_p": 1.0, "contrast_end": True}
 
 
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
-    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+    return whole_run(pair, tmp_path_factory)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +85,13 @@ def whole(pair, tmp_path_factory):
     ],
     ids=["codit", "nucleus", "end exempt", "no mask", "mask only", "direct", "greedy"],
 )
-def test_rows_are_those_of_a_loop_over_both_models(pair, tmp_path, rule):
+def test_rows_are_those_of_a_loop_over_both_models(pair, rule):
     rule = DIRECT | rule
     expert, amateur, tokenizer = load_pair(**pair)
     ends = expert.generation_config.eos_token_id
-    rows = INSTRUCTIONS[:10]
-    made = run(pair, tmp_path / "out", rows, seed=5, log_ratios="tokens", **rule)
-    assert made.column_names == [*EXACT, "mean_log_ratio", "tokens", "log_ratios"]
-    for row, found in zip(rows, made, strict=True):
+    rows = INSTRUCTIONS[:9]
+    decoded = decode(pair, rows, seed=5, log_ratios="tokens", **rule)
+    for row, found in zip(rows, decoded, strict=True):
         tokens, ratios = respond((expert, amateur), tokenizer, row, seed=5, most=6, ends=ends, **rule)
         ended = tokens[-1] in ends
         assert found["tokens"] == tokens
@@ -99,26 +106,24 @@ def test_rows_are_those_of_a_loop_over_both_models(pair, tmp_path, rule):
         else:
             assert found["mean_log_ratio"] == pytest.approx(np.mean(ratios), abs=2e-4)
     if rule["temperature"]:
-        assert len(set(made["finish_reason"])) == 2
+        assert len({row["finish_reason"] for row in decoded}) == 2
 
 
 @pytest.mark.parametrize("contrast_end", [True, False], ids=["all contrasted", "end exempt"])
-def test_first_tokens_follow_the_law(pair, tmp_path, contrast_end):
+def test_first_tokens_follow_the_law(pair, contrast_end):
     """Chi-squared of sampled first tokens against the exact law in float64, end tokens among them."""
-    n, rule = 2_000, {"alpha": 0.01, "beta": 1.0, "temperature": 1.0, "top_p": 1.0, "contrast_end": contrast_end}
+    n, rule = 1_000, {"alpha": 0.01, "beta": 1.0, "temperature": 1.0, "top_p": 1.0, "contrast_end": contrast_end}
     expert, amateur, tokenizer = load_pair(**pair)
     ends = expert.generation_config.eos_token_id
     rows = [{"id": i, "instruction": "Say moon."} for i in range(n)]
-    made = run(
-        pair, tmp_path / "out", rows, max_new_tokens=1, batch_size=500, shard_size=n, log_ratios="tokens", **rule
-    )
+    decoded = decode(pair, rows, max_new_tokens=1, batch_size=500, log_ratios="tokens", **rule)
     ids = torch.tensor([encode_prompt(tokenizer, "Say moon.")])
     with torch.no_grad():
         both = [torch.log_softmax(m(ids).logits[0, -1].double(), dim=-1).numpy() for m in (expert, amateur)]
     law = next_probabilities(*both, ends=ends, **rule)
-    counts = np.bincount([row["tokens"][0] for row in made], minlength=len(law))
+    counts = np.bincount([row["tokens"][0] for row in decoded], minlength=len(law))
     assert counts[law == 0].sum() == 0
-    likely = np.argsort(-law)[:25]
+    likely = np.argsort(-law)[:15]
     assert set(ends) & set(likely.tolist())
     observed, expected = (np.append(x[likely], x.sum() - x[likely].sum()) for x in (counts, law * n))
     assert expected.min() > 5
@@ -128,12 +133,9 @@ def test_first_tokens_follow_the_law(pair, tmp_path, contrast_end):
     assert stats.chisquare(observed, expected).pvalue < 1e-6  # the other law is told apart
 
 
-def test_rules_differ_from_each_other(pair, tmp_path):
+def test_rules_differ_from_each_other(pair):
     rules = [{}, {"beta": 0.0}, {"beta": 0.0, "alpha": 0.0}, {"contrast_end": False}, {"seed": 1}, {"temperature": 0.5}]
-    texts = [
-        tuple(run(pair, tmp_path / str(i), batch_size=13, shard_size=13, **rule)["response"])
-        for i, rule in enumerate(rules)
-    ]
+    texts = [tuple(row["response"] for row in decode(pair, INSTRUCTIONS[:8], **rule)) for rule in rules]
     assert len(set(texts)) == len(rules)
 
 

@@ -17,7 +17,7 @@ from tacit.synthesis.engine import synthesize
 
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
-    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+    return whole_run(pair, tmp_path_factory)
 
 
 def test_a_finished_run_decodes_nothing_and_keeps_the_filled_in_card(pair, whole, tmp_path, monkeypatch):
@@ -51,6 +51,13 @@ def test_other_parameters_are_refused_by_name(pair, whole, other):
     with pytest.raises(TacitError, match=f"holds a synthesis with {next(iter(other))} .*choose another --out"):
         run(pair, whole[0], **other)
     assert contents(whole[0]) == before
+
+
+def test_tokens_and_their_log_ratios_are_columns_where_they_are_asked_for(pair, tmp_path):
+    rows = run(pair, tmp_path / "out", INSTRUCTIONS[:2], log_ratios="tokens")
+    assert rows.column_names[-3:] == ["mean_log_ratio", "tokens", "log_ratios"]
+    assert [len(row["tokens"]) for row in rows] == [len(row["log_ratios"]) for row in rows] == rows["response_tokens"]
+    assert run(pair, tmp_path / "none", INSTRUCTIONS[:2], log_ratios="none")["mean_log_ratio"] == [None, None]
 
 
 @pytest.mark.parametrize("name", ["batch_size", "shard_size"])

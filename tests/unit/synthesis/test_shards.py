@@ -13,7 +13,7 @@ KINDS = ["corrupt", "truncated", "deleted", "swapped", "swapped with its record"
 
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
-    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+    return whole_run(pair, tmp_path_factory)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ from tacit.synthesis.workers import decode_in_parallel
 
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
-    return whole_run(pair, tmp_path_factory.mktemp("whole") / "out")
+    return whole_run(pair, tmp_path_factory)
 
 
 def test_an_error_in_a_worker_is_the_same_error(pair, whole, tmp_path, monkeypatch):
@@ -57,13 +57,13 @@ def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
 
 
 def test_an_unreachable_cluster_is_explained(monkeypatch):
-    import ray
-
     def refuse(**options):
         assert options["address"] == "far:6379" and "num_cpus" not in options
         raise ConnectionError("nobody there")
 
-    monkeypatch.setattr(ray, "init", refuse)
+    ray = SimpleNamespace(is_initialized=lambda: False, init=refuse, shutdown=lambda: None, data=None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray)
     with pytest.raises(TacitError, match=r"nobody there.*ray_address"):
         decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL | {"address": "far:6379"})
 

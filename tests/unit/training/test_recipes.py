@@ -72,6 +72,7 @@ def edit(tmp_path, monkeypatch):
     ("name", "act", "message"),
     [
         ("micro-base.yaml", lambda v: v.update(widht=3), r"models/micro-base\.yaml: widht: extra inputs"),
+        ("micro-base.yaml", lambda v: v.update(name="mine"), "name: extra inputs"),
         ("micro-base.yaml", lambda v: v.pop("width"), r"micro-base\.yaml: width: field required"),
         ("micro-base.yaml", lambda v: v.update(width="256"), r"width: input should be a valid integer, not '256'"),
         ("micro-base.yaml", lambda v: v.update(width=256.5), "width: input should be a valid integer"),
