@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from tacit.models.memory import layer_types
 
 Combiner = Callable[..., Tensor]
+PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
 
 
 def plausible(logits: Tensor, *, alpha: float) -> Tensor:
@@ -57,9 +59,6 @@ def contrast(
     return (others.nan_to_num(nan=-torch.inf, neginf=-torch.inf) + left).index_copy(-1, index, own)
 
 
-PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
-
-
 def contrast_lean(
     expert: Tensor, amateur: Tensor | None, *, alpha: float = 0.1, beta: float = 1.0, exempt: Sequence[int] = ()
 ) -> Tensor:
@@ -73,6 +72,7 @@ def contrast_lean(
     least = scores.amax(dim=-1, keepdim=True) + math.log(alpha) if alpha else -torch.finfo(torch.float32).max
     out = scores < least
     if beta:
+        assert amateur is not None
         scores.sub_(amateur, alpha=beta)
     scores.masked_fill_(out, -torch.inf)
     if not exempt:
@@ -118,7 +118,7 @@ def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
     """
     configs = [m.config.get_text_config(decoder=True) for m in models]
     types = [kind for config in configs for kind in layer_types(config)]
-    windows = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in layer_types(c)}
+    windows: set[Any] = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in layer_types(c)}
     if len(windows) > 1:
         raise ValueError(f"models with different sliding windows cannot share a cache: {sorted(windows)}")
     first = configs[0]

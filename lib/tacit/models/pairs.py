@@ -69,5 +69,5 @@ def load_pair(
         load_model(name, revision=revision, dtype=dtype, device=device)
         for name, revision in ((expert, expert_revision), (amateur, amateur_revision))
     ]
-    check_pair(*models, tokenizer, other)
+    check_pair(models[0], models[1], tokenizer, other)
     return models[0], models[1], tokenizer
