@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def _generate_batch(
     row_ids: Sequence[str],
     *,
     max_new_tokens: int,
-    sampling: dict,
+    sampling: dict[str, Any],
     make_processors: MakeProcessors | None,
 ) -> list[list[int]]:
     """The new tokens of one batch by ``generate``, with whatever follows a row's end in its last segment.

@@ -121,7 +121,7 @@ TRAINED = [
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_the_packed_kernel_has_the_gradients_of_padded_rows(kind):
-    model, found = make_model(CONFIGS[kind], seed=0).to("cuda"), []
+    model, flat = make_model(CONFIGS[kind], seed=0).to("cuda"), []
     for batch, name in (
         (collate(TRAINED, pad_token_id=0), "sdpa"),
         (collate_packed(TRAINED, boundaries=True), VARLEN),
@@ -130,8 +130,8 @@ def test_the_packed_kernel_has_the_gradients_of_padded_rows(kind):
         with attention(model, name), torch.autocast("cuda", torch.bfloat16):
             loss = model(**inputs).loss
         gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-        found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
-    assert (found[0] - found[1]).norm() < 0.05 * found[0].norm()
+        flat.append(torch.cat([g.flatten() for g in gradients if g is not None]))
+    assert (flat[0] - flat[1]).norm() < 0.05 * flat[0].norm()
 
 
 def test_a_step_with_float32_copies_is_the_processors():

@@ -41,8 +41,8 @@ def test_diversity_counts_each_token_once_per_row_and_never_padding():
 
 
 def test_tokens_are_resolved_by_their_text(tokenizer):
-    found, unresolved = resolve_tokens(tokenizer, {"<": -4.0, "\n": 1.0, " the": 2.0, "no such token": 1.0})
-    assert {tokenizer.decode([i]): s for i, s in found.items()} == {"<": -4.0, "\n": 1.0, " the": 2.0}
+    by_id, unresolved = resolve_tokens(tokenizer, {"<": -4.0, "\n": 1.0, " the": 2.0, "no such token": 1.0})
+    assert {tokenizer.decode([i]): s for i, s in by_id.items()} == {"<": -4.0, "\n": 1.0, " the": 2.0}
     assert unresolved == ["no such token"]
 
 
@@ -51,8 +51,8 @@ def test_sentencepiece_marks_are_understood():
         def get_vocab(self):
             return {"▁I": 306, "I": 29902, "<0x0A>": 13, "▁▁▁": 1678}
 
-    found, unresolved = resolve_tokens(Llama(), {" I": -5.0, "I": -5.0, "\n": 1.0, "   ": 1.0, "I ": 1.0})
-    assert found == {306: -5.0, 29902: -5.0, 13: 1.0, 1678: 1.0}
+    by_id, unresolved = resolve_tokens(Llama(), {" I": -5.0, "I": -5.0, "\n": 1.0, "   ": 1.0, "I ": 1.0})
+    assert by_id == {306: -5.0, 29902: -5.0, 13: 1.0, 1678: 1.0}
     assert unresolved == ["I "]
 
 

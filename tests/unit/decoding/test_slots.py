@@ -144,7 +144,7 @@ class Calls(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.names, self.made = set(), []
+        self.names, self.sizes = set(), []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
@@ -152,9 +152,9 @@ class Calls(TorchDispatchMode):
         known = {
             t.untyped_storage().data_ptr() for t in [*args, *(kwargs or {}).values()] if isinstance(t, torch.Tensor)
         }
-        made = isinstance(out, torch.Tensor) and out.dtype in (torch.float32, torch.float64)
-        if made and out.untyped_storage().data_ptr() not in known:
-            self.made.append(out.numel() * out.itemsize)
+        is_float = isinstance(out, torch.Tensor) and out.dtype in (torch.float32, torch.float64)
+        if is_float and out.untyped_storage().data_ptr() not in known:
+            self.sizes.append(out.numel() * out.itemsize)
         return out
 
 
@@ -244,14 +244,12 @@ def test_a_large_vocabulary_is_made_in_float32_once(exempt):
     noise = torch.rand(rows, dtype=torch.float64)
     with Calls() as calls:
         sample_in_blocks(contrast_lean(expert, amateur, alpha=0.1, beta=1.0, exempt=exempt), noise)
-    large = sorted(calls.made)[::-1]
+    large = sorted(calls.sizes)[::-1]
     assert large[0] == rows * vocabulary * 4
     assert large[1] <= rows * vocabulary  # a quarter of it: pieces and sums of blocks
     with Calls() as calls:
         sample_tokens(contrast(expert, amateur, alpha=0.1, beta=1.0, exempt=exempt), noise)
-    assert (
-        sum(size >= rows * vocabulary * 4 for size in calls.made) > 4
-    )  # the plain way, which this is measured against
+    assert sum(size >= rows * vocabulary * 4 for size in calls.sizes) > 4  # the plain way, for comparison
 
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 257, 1000, 4096])
@@ -397,8 +395,8 @@ def test_capturing_a_step_changes_nothing_that_a_row_sees(monkeypatch, temperatu
     limits, into, inner = [9, 40, 3, 17, 1], [], Slots.advance
 
     @contextmanager
-    def graph(made, pool):
-        into.append(made)
+    def graph(graph, pool):
+        into.append(graph)
         yield
         into.pop()
 
@@ -425,6 +423,6 @@ def test_capturing_a_step_changes_nothing_that_a_row_sees(monkeypatch, temperatu
     captured = dict(made_slots.graphs)
     again = dict(made_slots.decode(prompts, **options))
     assert [first[i] for i in range(5)] == [again[i] for i in range(5)] == expected
-    assert len(captured) >= 4 and all(made_slots.graphs[key] is made for key, made in captured.items())
+    assert len(captured) >= 4 and all(made_slots.graphs[key] is graph for key, graph in captured.items())
     assert len(made_slots.graphs) == len(captured)
-    assert all(len(made.work) == 1 and made.replays for made in captured.values())
+    assert all(len(graph.work) == 1 and graph.replays for graph in captured.values())

@@ -97,9 +97,9 @@ def test_contrast_by_hand():
 def test_plausible_tokens_by_hand():
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
     torch.testing.assert_close(plausible(p.log() + 2, alpha=0.0), p.log())
-    kept = plausible(p.log(), alpha=0.3)  # p >= 0.15, its edge up to rounding
-    torch.testing.assert_close(kept[:2], p[:2].log())  # not normalised again
-    assert kept[3] == -torch.inf
+    scores = plausible(p.log(), alpha=0.3)  # p >= 0.15, its edge up to rounding
+    torch.testing.assert_close(scores[:2], p[:2].log())  # not normalised again
+    assert scores[3] == -torch.inf
     assert plausible(p.log(), alpha=1.0).isfinite().tolist() == [True, False, False, False]
     assert plausible(torch.zeros(3), alpha=1.0).isfinite().all()  # equals of the likeliest stay
     assert plausible(torch.tensor([[0.0, -torch.inf]]), alpha=0.0).tolist() == [[0.0, -torch.inf]]
@@ -108,10 +108,10 @@ def test_plausible_tokens_by_hand():
 
 def contrast_law(expert, amateur, *, alpha, beta, exempt):
     """Probabilities of the next token by the definition, one token at a time, from probabilities as lists."""
-    kept = [i for i, p in enumerate(expert) if p >= alpha * max(expert)]
-    total = sum(expert[i] for i in kept)
-    law = [expert[i] / total if i in kept and i in exempt else 0.0 for i in range(len(expert))]
-    left, ratio = 1 - sum(law), {i: expert[i] / amateur[i] ** beta for i in kept if i not in exempt}
+    likely = [i for i, p in enumerate(expert) if p >= alpha * max(expert)]
+    total = sum(expert[i] for i in likely)
+    law = [expert[i] / total if i in likely and i in exempt else 0.0 for i in range(len(expert))]
+    left, ratio = 1 - sum(law), {i: expert[i] / amateur[i] ** beta for i in likely if i not in exempt}
     for i, value in ratio.items():
         law[i] = left * value / sum(ratio.values())
     return torch.tensor(law)
