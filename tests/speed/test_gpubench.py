@@ -29,7 +29,7 @@ def dry(tmp_path_factory):
 def test_a_dry_run_measures_every_arm_and_writes_a_valid_file(dry):
     record = records.read(dry)
     part = record["decoding"]["llama2-7b"]
-    assert record["dry_run"] and record["commit"] == provenance.commit()
+    assert record["dry_run"] and len(record["commit"]) == 40
     cells = {(cell["arm"], cell["lengths"], cell["batch"]) for cell in part["cells"]}
     fixed = {(arm, "fixed", batch) for arm in ("A1", "A2", "A5") for batch in DRY["fixed"]["batches"]}
     assert fixed | {("A0", "fixed", 2), ("A2", "fixed", 12), ("A5", "fixed", 12)} <= cells
@@ -125,6 +125,7 @@ def test_parts_of_one_commit_are_merged_and_another_commits_file_is_begun_anew(d
     out.write_text(dry.read_text())
     monkeypatch.setattr(gpubench, "measure_training", lambda *, dry_run, budget_s, say: {"budget_s": budget_s})
     monkeypatch.setattr(gpubench, "measure_decoding", lambda pair, **k: {"pair": pair})
+    monkeypatch.setattr(provenance, "commit", lambda: records.read(dry)["commit"])
     options = {"dry_run": True, "out": out, "say": lambda line: None, "pair": "llama3.1-8b", "budget_s": 7.0}
     gpubench.run_part("training", **options)
     gpubench.run_part("decoding", **options)
