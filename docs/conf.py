@@ -80,8 +80,8 @@ def read_tables(app, what, name, thing, options, lines):
 def resolve_links(app, doctree):
     """Make links between files of the repository links of the site.
 
-    README.md is the front page, and an executed notebook in ``outputs/`` is its page. A link to a file that has no page becomes
-    its text; one to nothing is left, and Sphinx warns of it.
+    README.md is the front page, and an executed notebook in ``outputs/`` is its page. A link to a file that has no
+    page becomes its text; one to nothing is left, and Sphinx warns of it.
     """
     for node in list(doctree.findall(addnodes.pending_xref)):
         if node["reftype"] != "myst" or node["refdomain"]:
@@ -97,7 +97,7 @@ def resolve_links(app, doctree):
 
 
 def link_names(app, doctree):
-    """Make a link to its place in the API reference of each ``tacit.module`` or ``tacit.module.name`` in code font that has one."""
+    """Link each ``tacit.module`` or ``tacit.module.name`` in code font to its place in the API reference, if any."""
     for node in list(doctree.findall(nodes.literal)):
         if re.fullmatch(r"tacit(\.[a-z_]\w*)+", node.astext()) and not isinstance(node.parent, nodes.reference):
             link = addnodes.pending_xref(
@@ -108,10 +108,11 @@ def link_names(app, doctree):
 
 
 def keep_local(app, doctree):
-    """Leave nothing on a page that is loaded from elsewhere, and no link but to the web, to an address of mail or within the site.
+    """Leave nothing that is loaded from elsewhere, and no link but to the web, to an address of mail or in the site.
 
-    Pictures that are no files of the site become their alternative texts, so that opening a page requests nothing; other links
-    become their texts. Files of the disk are not offered for download, and no page sets tags of its own in its head.
+    Pictures that are no files of the site become their alternative texts, so that opening a page requests nothing;
+    other links become their texts. Files of the disk are not offered for download, and no page sets tags of its own in
+    its head.
     """
     folder = Path(app.outdir).resolve().parent  # of the sources, and of the figures that myst-nb takes from notebooks
     for node in list(doctree.findall(nodes.image)):
@@ -141,13 +142,13 @@ def keep_local(app, doctree):
 
 
 def may_link(uri):
-    """Whether a link to ``uri`` is one to the web, to an address of mail, or relative; browsers overlook blanks in its scheme."""
+    """Is a link one to the web, to an address of mail, or relative? Browsers overlook blanks in its scheme."""
     scheme = re.match(r"[^/?#]*?:", re.sub(r"[\x00-\x20]", "", uri))
     return scheme is None or scheme[0].lower() in ("http:", "https:", "mailto:")
 
 
 def setup(app):
-    """Make MathML the way of formulas, read the Markdown tables of docstrings, link names of the library, and keep pages local."""
+    """Show formulas as MathML, read the Markdown tables of docstrings, link names of the library, keep pages local."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("autodoc-process-docstring", read_tables)
     app.connect("doctree-read", resolve_links, priority=400)  # before Sphinx collects pictures and downloads, at 500

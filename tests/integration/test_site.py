@@ -1,4 +1,4 @@
-"""The site: what models say stays text, nothing is loaded from elsewhere, nothing is executed, the cards are the metrics."""
+"""The site: what models say stays text, nothing is loaded from elsewhere or executed, the cards are the metrics."""
 
 import base64
 import copy
@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from tacit.running import metrics, site
+from tacit.running import metrics, pages, site
 from tacit.running.tables import findings_table
 from tacit.support import paths
 from tacit.support.errors import TacitError
@@ -63,14 +63,14 @@ TEXTS = [HOSTILE, "a|b `c` *d* _e_ [f](http://g) $x$ {role}`y` \\ 1. # ~ ^", "**
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_escaped_text_reads_as_it_is(text):
-    shown = MarkdownIt("commonmark").enable("table").render(site.escape(text))
+    shown = MarkdownIt("commonmark").enable("table").render(pages.escape(text))
     assert "<script" not in shown and "<img" not in shown
     assert html.unescape(shown) == f"<p>{' '.join(text.split())}</p>\n"
 
 
 @pytest.mark.parametrize("value", ["", "a|b", "``x`", HOSTILE, {"k": [1, 2.5, None]}, 1e-5])
 def test_a_parameters_value_stays_whole_in_a_table(value):
-    table = f"| a | b |\n|---|---|\n| {site.code_span(value)} | end |\n"
+    table = f"| a | b |\n|---|---|\n| {pages.code_span(value)} | end |\n"
     shown = MarkdownIt("commonmark").enable("table").render(table)
     cells = re.findall(r"<td>(.*?)</td>", shown)
     code, end = map(html.unescape, cells)
@@ -81,22 +81,22 @@ def test_a_parameters_value_stays_whole_in_a_table(value):
 def test_html_keeps_tables_and_loses_the_rest():
     frame = pd.DataFrame({"said": [HOSTILE]})
     for given in (frame.to_html(escape=True), frame.to_html(escape=False), frame.style.to_html()):
-        shown = site.clean_html(given)
+        shown = pages.clean_html(given)
         assert "<td" in shown and "<table" in shown
         assert not re.search(r"<(script|img|style)|<[^>]*(onerror|style=)", shown)
         assert "window.hacked=1" in html.unescape(shown)
-    shown = site.clean_html(f"<p onclick='x' style='y' class='z'>{SCRIPT}</p>")
+    shown = pages.clean_html(f"<p onclick='x' style='y' class='z'>{SCRIPT}</p>")
     assert shown == '<p class="z">&lt;script&gt;window.hacked=1&lt;/script&gt;</p>'
 
 
 def test_markdown_outputs_make_no_links_scripts_or_directives():
-    shown = site.markdown_html(f"# A\n\n**b** {HOSTILE} [c](javascript:d) ![e](http://f)\n\n{RAW}")
+    shown = pages.markdown_html(f"# A\n\n**b** {HOSTILE} [c](javascript:d) ![e](http://f)\n\n{RAW}")
     assert "<h1>A</h1>" in shown and "<strong>b</strong>" in shown
     assert not re.search(r"<(script|img|a)\b", shown)
 
 
 def make_notebook(mark="executed"):
-    """A made-up executed notebook whose cells, outputs and metadata try everything; if its code ran, it would leave a file."""
+    """An executed notebook whose cells, outputs and metadata try everything; if its code ran, it would leave a file."""
     v4 = nbformat.v4
     frame = pd.DataFrame({"said": [HOSTILE]})
     display = lambda data: v4.new_output("display_data", data)  # noqa: E731
@@ -110,7 +110,7 @@ def make_notebook(mark="executed"):
         display({"text/markdown": f"markdown *output* {HOSTILE}\n\n{RAW}", "text/plain": "<Markdown>"}),
         display({"text/plain": f"plain {HOSTILE}"}),
         display({"application/javascript": "window.hacked=1", "text/plain": "a script"}),
-        display({site.WIDGET: {"model_id": "m"}, "text/plain": "a widget"}),
+        display({pages.WIDGET: {"model_id": "m"}, "text/plain": "a widget"}),
         display({"image/svg+xml": f"<svg>{SCRIPT}</svg>", "text/plain": "a drawing"}),
         display({"image/svg+xml": f"<svg>{SCRIPT}</svg>"}),
         display({"text/latex": f"$x$ {SCRIPT}"}),
@@ -128,7 +128,8 @@ def make_notebook(mark="executed"):
     hostile = {"mystnb": {"image": {"alt": "another text", "width": "10px"}}, "myst": {}, "tags": ["scroll-output"]}
     cells = [
         v4.new_markdown_cell(
-            "# Finding 9. A made-up one\n\nWith a formula, $\\tfrac12 \\theta_\\text{post}$:\n$$p(v) < 1$$\nas `one_paragraph`."
+            "# Finding 9. A made-up one\n\nWith a formula, $\\tfrac12 \\theta_\\text{post}$:\n"
+            "$$p(v) < 1$$\nas `one_paragraph`."
         ),
         v4.new_code_cell("n: int = 1  # how many", metadata={"tags": ["parameters"]}, execution_count=1),
         v4.new_markdown_cell(
@@ -172,14 +173,15 @@ def make_record():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A site of the made-up notebook alone, built as ``python -m tacit site`` builds it, with one module in its reference."""
+    """A site of the made-up notebook alone, as ``python -m tacit site`` builds it, with one module in its reference."""
     for name in ("sphinx", "myst_nb", "furo", "bleach"):
         pytest.importorskip(name, reason=f"the site's extra is not installed: {name}")
     root, said = tmp_path_factory.mktemp("site"), []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NOTEBOOKS", "PARAMS", "OUTPUTS"):
             patch.setattr(paths, name, root / name.lower())
-        patch.setattr(site, "library_modules", lambda: {"tacit.support.errors": "The one exception."})
+        support = [paths.LIBRARY / "support" / name for name in ("__init__.py", "errors.py")]
+        patch.setattr(site, "library_rooms", lambda: {"tacit.support": support})
         for folder in ("notebooks", "outputs/micro", "params/micro"):
             (root / folder).mkdir(parents=True)
         notebook = make_notebook(root / "executed")
@@ -216,10 +218,11 @@ class Page(HTMLParser):
 
 
 def check_local(folder, *, said):
-    """Everything that a page loads (``src``, a style sheet's, icon's or preload's ``href``, and so on) is a file of the site.
+    """Everything that a page loads (``src``, a style sheet's or icon's ``href``, and so on) is a file of the site.
 
-    So is whatever it links to, but for links to the web that a reader may click, such as a paper's (``<a href="https:...">``):
-    those that the sources' text ``said`` has, and the theme's name in the footer. Opening a page requests nothing from elsewhere.
+    So is whatever it links to, but for links to the web that a reader may click, such as a paper's (``<a
+    href="https:...">``): those that the sources' text ``said`` has, and the theme's name in the footer. Opening a page
+    requests nothing from elsewhere.
     """
     pages = sorted(folder.rglob("*.html"))
     assert pages
@@ -286,7 +289,7 @@ def test_formulas_that_cannot_be_converted_stay_as_latex(tiny):
 
 
 def test_the_real_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
-    """The site of the committed outputs with every module: no warnings, every page local, a page and a card per notebook."""
+    """The site of the committed outputs: no warnings, every page local, a page and a card per notebook."""
     for name in ("sphinx", "myst_nb", "furo", "bleach"):
         pytest.importorskip(name, reason=f"the site's extra is not installed: {name}")
     said = []
@@ -310,6 +313,8 @@ def test_the_real_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
         hrefs = [attributes.get("href") for tag, attributes in Page(out / name).tags if tag == "a"]
         assert hrefs.count("LOG.html" if name == "CONTRIBUTING.html" else "../params/README.html") >= 1
     assert "How it was measured" in Page(out / "docs/speed.html").text
+    rooms = {path.parent.name for path in (ROOT / "lib/tacit").glob("*/__init__.py")}
+    assert {path.stem for path in (out / "api").glob("*.html")} == {"index", *(f"tacit.{room}" for room in rooms)}
     named = set(re.findall(r"`(tacit(?:\.\w+)+)`", (ROOT / "docs/glossary.md").read_text("utf-8")))
     hrefs = {attributes.get("href", "").partition("#")[2] for _, attributes in Page(out / "docs/glossary.html").tags}
     assert named and {name.replace("_", "-") for name in named} <= {
@@ -371,7 +376,8 @@ def test_parameters_formulas_and_docstrings_are_there(tiny):
     assert len(re.findall(r"<math\b", page)) == 2 and len(re.findall(r'<math\b[^>]*display="block"', page)) == 1
     assert "$" not in Page(tiny / "notebooks/09_made.html").text.partition("Executed")[0]
     assert re.search(r"<mfrac[^>]*>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", page)
-    assert "Something the user can mend" in Page(tiny / "api/tacit.errors.html").text
+    assert "Something the user can mend" in Page(tiny / "api/tacit.support.html").text
+    assert "What every other room stands on" in Page(tiny / "api/index.html").text
     assert "One page. Data flows down" in Page(tiny / "ARCHITECTURE.html").text
 
 
@@ -431,7 +437,8 @@ def probe_in_browser(page, folder, value, *flags, width=0):
     script = f"<script>{'' if width else hear} addEventListener('load', () => {tell})</script>"
     probed.write_text(page.read_text("utf-8").replace("</body>", script + "</body>"), "utf-8")
     frame.write_text(
-        f"<!doctype html><html><script>{hear}</script><iframe src='{probed.name}' width={width} height=800 frameborder=0>"
+        f"<!doctype html><html><script>{hear}</script>"
+        f"<iframe src='{probed.name}' width={width} height=800 frameborder=0>"
     )
     call = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *flags]
     call += [f"--user-data-dir={folder}", "--virtual-time-budget=5000", "--dump-dom"]
@@ -457,7 +464,8 @@ def test_nothing_runs_in_a_browser(tiny, tmp_path):
 
 @NO_BROWSER
 def test_pages_fit_a_phone(tiny, tmp_path):
-    parts = "[document.documentElement, ...document.querySelectorAll('.content, article')]"  # Furo's content may scroll by itself
+    # Furo's content may scroll by itself.
+    parts = "[document.documentElement, ...document.querySelectorAll('.content, article')]"
     value = f"[innerWidth, Math.max(...{parts}.map(part => part.scrollWidth))]"
     wide = tmp_path / "wide.html"
     wide.write_text("<!doctype html><html><body><div style='width: 600px'>wide</div></body></html>")
@@ -469,14 +477,14 @@ def test_pages_fit_a_phone(tiny, tmp_path):
 
 
 def luminance(colour):
-    """The relative luminance of a colour such as ``rgb(19, 20, 22)``, from 0 to 1 (WCAG's weights, without its gamma)."""
+    """The relative luminance of a colour such as ``rgb(19, 20, 22)``, from 0 to 1 (WCAG's weights, no gamma)."""
     red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
     return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
 
 
 @NO_BROWSER
 def test_dark_mode_follows_the_system_and_the_switch(tiny, tmp_path):
-    """The body, and the ground of a stream's text in a notebook, are dark or light together, by system or by Furo's switch."""
+    """The body and the ground of a stream's text are dark or light together, by the system or by Furo's switch."""
     ground = "getComputedStyle(document.body).backgroundColor"
     stream = "getComputedStyle(document.querySelector('.cell_output .stderr')).backgroundColor"
     for flags in ((), ("--force-dark-mode",)):
@@ -491,7 +499,7 @@ def test_dark_mode_follows_the_system_and_the_switch(tiny, tmp_path):
 def test_the_notebook_given_is_not_changed():
     notebook = make_notebook()
     before = copy.deepcopy(notebook)
-    made = site.prepare_notebook(notebook, stem="09_made", record=make_record())
+    made = pages.prepare_notebook(notebook, stem="09_made", record=make_record())
     assert notebook == before
     assert set(made.metadata) == {"kernelspec", "language_info"}
     assert {name for cell in made.cells for name in cell.metadata} == {"tags", "mystnb"}
@@ -502,15 +510,15 @@ def test_the_notebook_given_is_not_changed():
 def test_notebooks_without_a_heading_are_named_by_their_file(tmp_path):
     v4 = nbformat.v4
     for cells in ([], [v4.new_markdown_cell("")], [v4.new_code_cell("# no heading"), v4.new_markdown_cell("prose")]):
-        assert site.find_title(v4.new_notebook(cells=cells), default="09_made") == "09_made"
+        assert pages.find_title(v4.new_notebook(cells=cells), default="09_made") == "09_made"
     late = v4.new_notebook(cells=[v4.new_markdown_cell(""), v4.new_markdown_cell("\n# Late\n")])
-    assert site.find_title(late, default="09_made") == "Late"
+    assert pages.find_title(late, default="09_made") == "Late"
 
 
 @pytest.mark.parametrize("name", ["../09_made.png", "/etc/hostname", "a/b.png"])
 def test_figures_outside_the_outputs_are_refused(name):
     with pytest.raises(TacitError, match="is no name of a figure"):
-        site.card("09_made", make_record() | {"figures": [name]}, alt="x")
+        pages.card("09_made", make_record() | {"figures": [name]}, alt="x")
 
 
 def test_a_card_says_why_it_has_no_number_of_the_paper():
@@ -521,7 +529,7 @@ def test_a_card_says_why_it_has_no_number_of_the_paper():
         "the paper gives this metric of other arms only": [other],
     }
     for told, paper in papers.items():
-        shown = site.card("09_made", make_record() | {"paper": paper}, alt="x")
+        shown = pages.card("09_made", make_record() | {"paper": paper}, alt="x")
         assert f"- {told}\n" in shown and [text for text in papers if f"- {text}\n" in shown] == [told]
 
 
@@ -533,11 +541,11 @@ def test_a_card_shows_the_papers_values_of_another_metric_and_the_parts_that_wer
     ]
     named = {"paper": paper, "beside": {"metric": "WildBench", "arms": ["B"]}}
     named["parts"] = {"more wins": True, "order <kept>": False}
-    shown = site.card("09_made", make_record() | named, alt="x")
+    shown = pages.card("09_made", make_record() | named, alt="x")
     assert [line for line in shown.splitlines() if "Somebody" in line] == ["- WildBench\\, B\\: **0.250** Somebody"]
     assert "- not met: order \\<kept\\> (1 of 2 parts of the rule)" in shown
-    assert "not met" not in site.card("09_made", make_record() | {"parts": {"more wins": True}}, alt="x")
-    assert "not met" not in site.card("09_made", make_record(), alt="x")
+    assert "not met" not in pages.card("09_made", make_record() | {"parts": {"more wins": True}}, alt="x")
+    assert "not met" not in pages.card("09_made", make_record(), alt="x")
 
 
 def test_the_front_page_leaves_out_the_picture_and_its_caption(tmp_path, monkeypatch):

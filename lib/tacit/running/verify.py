@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,17 @@ def output_faults(source: Path, *, profile: str) -> list[str]:
     return faults
 
 
-def origin_faults(source: Path, *, profile: str) -> list[str]:
+def read_manifests(notebooks: Sequence[Path], *, profile: str) -> dict[Path, dict[str, Any]]:
+    """The manifests of the notebooks whose metrics can be read; ``output_faults`` names the others."""
+    manifests = {}
+    for source in notebooks:
+        with suppress(TacitError):
+            manifests[source] = read_metrics(paths.OUTPUTS / profile / f"{source.stem}.json")["manifest"]
+    return manifests
+
+
+def origin_faults(source: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Whether the hashes in one notebook's manifest are those of the files at the commit that it names."""
-    try:
-        manifest = read_metrics(paths.OUTPUTS / profile / f"{source.stem}.json")["manifest"]
-    except TacitError:
-        return []  # said by output_faults
     commit, name = str(manifest.get("commit")), f"{source.stem}.json"
     if not provenance.known_commit(commit):
         return [f"{name}: HEAD has no ancestor {commit} here (in a shallow clone: `git fetch --unshallow`)"]
@@ -172,14 +178,10 @@ def orphan_faults(profile: str) -> list[str]:
     ]
 
 
-def find_changes(notebooks: Sequence[Path], *, profile: str) -> list[str]:
+def find_changes(manifests: Mapping[Path, Mapping[str, Any]]) -> list[str]:
     """What is no fault but worth knowing: outputs made by another lib/ than HEAD's, or with changes not committed."""
     now, notes = provenance.library_hash_at("HEAD"), []
-    for source in notebooks:
-        try:
-            manifest = read_metrics(paths.OUTPUTS / profile / f"{source.stem}.json")["manifest"]
-        except TacitError:
-            continue  # a fault, and said as one
+    for source, manifest in manifests.items():
         if manifest.get("library_sha256") != now:
             notes.append(f"{source.stem} was made at {str(manifest.get('commit'))[:12]}, and lib/ has changed since")
         if manifest.get("dirty"):
@@ -205,8 +207,9 @@ def report(profile: str, *, say: Callable[[str], None] = print) -> int:
     if provenance.commit() == "unknown":
         faults.append("git does not answer here (not installed, no checkout, or another user's): commits go unchecked")
     else:
-        faults += [fault for source in notebooks for fault in origin_faults(source, profile=profile)]
-        for line in find_changes(notebooks, profile=profile):
+        manifests = read_manifests(notebooks, profile=profile)
+        faults += [fault for source, manifest in manifests.items() for fault in origin_faults(source, manifest)]
+        for line in find_changes(manifests):
             say(f"note: {line}")
     faults += orphan_faults(profile) + table_faults(profile)
     for fault in faults:

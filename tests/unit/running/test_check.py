@@ -16,7 +16,7 @@ from huggingface_hub import errors
 from tacit.__main__ import main
 from tacit.models.loading import without_progress_bars
 from tacit.models.memory import Size, count_parameters, kv_cache_bytes, training_bytes
-from tacit.running import check
+from tacit.running import check, stocks
 from tacit.running.needs import Needs, find_models, memory_needed, read_needs, tuned_models
 from tacit.running.parameters import read_params
 from tacit.scoring import alpacaeval
@@ -100,7 +100,7 @@ def test_finding_11_keeps_its_base_beside_what_it_tunes():
 
 
 def test_tuned_models_are_counted_once_over_the_notebooks():
-    """Sixteen and thirteen models a seed, as a reading of the notebooks counts them; both make three for each student."""
+    """Sixteen and thirteen a seed, as a reading of the notebooks counts them; both make three for each student."""
     first, second = (tuned_models(*read("qwen3-8b", name)) for name in ("07_codit", "08_existing_data"))
     assert (len(first), len(second)) == (16, 13)
     assert len(first & second) == 3 * 3  # direct, CoDIT and gold of each student
@@ -297,12 +297,12 @@ def answer(kind, status):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    monkeypatch.setattr(check, "try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr(check.datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(stocks, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(stocks.datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
     def be(*arguments, **options):
         made = Hub(*arguments, **options)
-        monkeypatch.setattr(check, "HfApi", made)
+        monkeypatch.setattr(stocks, "HfApi", made)
         return made
 
     return be
@@ -310,19 +310,19 @@ def hub(monkeypatch, tmp_path):
 
 def test_what_is_on_the_hub_is_counted_as_it_would_be_downloaded(hub):
     asked = hub()
-    found = check.check_model("base", HUB)
+    found = stocks.check_model("base", HUB)
     assert (found.check.level, found.download) == ("ok", 30_001_000_000)  # neither pickles nor subfolders
     assert asked.asked == [("someone/large", REVISION)]
-    found = check.check_source("broad", SOURCE)
+    found = stocks.check_source("broad", SOURCE)
     assert (found.check.level, found.download) == ("ok", 3 * 2_001_000_000)
-    assert check.check_model("base", HUB.replace("@", "/@")).check.level == "fault"
+    assert stocks.check_model("base", HUB.replace("@", "/@")).check.level == "fault"
     hub(lacks=["model.safetensors"])
-    assert "has no safetensors" in check.check_model("base", HUB).check.text
+    assert "has no safetensors" in stocks.check_model("base", HUB).check.text
 
 
-@pytest.mark.parametrize("look", [check.check_model, check.check_source])
+@pytest.mark.parametrize("look", [stocks.check_model, stocks.check_source])
 def test_gated_absent_and_unreachable_repositories_are_faults(hub, look):
-    place = HUB if look is check.check_model else SOURCE
+    place = HUB if look is stocks.check_model else SOURCE
     hub(gated="auto")
     assert look("x", place).check.level == "ok"  # with access
     for made in (
@@ -355,22 +355,22 @@ def test_what_is_in_the_cache_is_not_asked_for(hub, profile, tmp_path, monkeypat
         assert (name, revision) == ("someone/large", REVISION)
         return str(folder / file) if (folder / file).exists() else None
 
-    monkeypatch.setattr(check, "try_to_load_from_cache", cached)
-    assert check.check_model("base", HUB).check == ("ok", f"model {HUB}", "whole in the hub's cache")
+    monkeypatch.setattr(stocks, "try_to_load_from_cache", cached)
+    assert stocks.check_model("base", HUB).check == ("ok", f"model {HUB}", "whole in the hub's cache")
     os.rename(folder / lost, folder / "elsewhere")
-    assert check.check_model("base", HUB).check.level == "fault"  # one shard of several
+    assert stocks.check_model("base", HUB).check.level == "fault"  # one shard of several
     assert made.asked == [("someone/large", REVISION)]
     kept = tmp_path / "datasets/someone___rows/default/0.0.0" / REVISION
     kept.mkdir(parents=True)
     (kept / "dataset_info.json").write_text("{}")
-    assert check.check_source("broad", SOURCE).check.level == "ok"
-    assert check.check_source("broad", SOURCE.replace("0123", "3210")).check.level == "fault"
+    assert stocks.check_source("broad", SOURCE).check.level == "ok"
+    assert stocks.check_source("broad", SOURCE.replace("0123", "3210")).check.level == "fault"
 
 
 def test_sources_that_name_nothing_are_faults(hub):
     made = hub()
     for text in ("nothing", "no_such:someone/rows", "jsonl:absent.jsonl", "jsonl:someone/rows", "alpaca:rows.csv"):
-        assert check.check_source("broad", text).check.level == "fault"
+        assert stocks.check_source("broad", text).check.level == "fault"
     assert not made.asked
 
 

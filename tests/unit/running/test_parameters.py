@@ -97,7 +97,8 @@ def test_impossible_sizes_are_refused(stem, name, value, words):
         ("float | None", 3, 3.0),
         ("float | None", None, None),
         ("int | float", 3, 3),
-        ("dict[str, str | int | bool | dict[str, float]]", {"a": 1, "b": {"c": 1}, "d": True}, {"a": 1, "b": {"c": 1.0}, "d": True}),
+        ("dict[str, str | int | bool | dict[str, float]]", {"b": {"c": 1}, "d": True}, {"b": {"c": 1.0}, "d": True}),
+        ("dict[str, int | dict[str, float]]", {"a": 1}, {"a": 1}),
         ("list[int]", [1], [1]),
     ],
 )  # fmt: skip

@@ -1,8 +1,10 @@
-"""The runner on small notebooks made here, without a kernel: what is refused, and what the metrics and the table hold."""
+"""The runner on small notebooks made here, without a kernel: what is refused, what metrics and table hold."""
 
 import errno
 import json
 import os
+import signal
+import subprocess
 import tempfile
 
 import nbformat
@@ -133,8 +135,9 @@ def test_the_table_shows_a_papers_value_of_another_metric_by_name(project):
 
 def test_metrics_are_validated_on_writing_and_reading(tmp_path):
     good = {
-        "finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"}, "paper": [], "figures": [],
+        "finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"},
         "results": [{"arm": "a", "metric": "m", "value": 0.5, "low": 0.4, "high": 0.6, "n_seeds": 1, "n_prompts": 2}],
+        "paper": [], "figures": [],
     }  # fmt: skip
     path = tmp_path / "m.json"
     write_metrics(path, good)
@@ -170,6 +173,20 @@ def test_time_left_counts_what_is_known(project, monkeypatch):
     (project / "outputs/toy/n1_good.json").write_text('{"manifest": {"wall_seconds": 130}}')
     runner.run([], profile="toy", overrides={}, say=said.append)
     assert "1 notebooks, 1 at a time; about 2:10 left" in said
+
+
+def test_children_of_a_run_get_default_signals_where_it_ignores_them():
+    """As in a shell's background: an interrupt has no effect on the run, and ends what it starts."""
+    call = ["sh", "-c", "kill -INT $$; exit 3"]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert subprocess.run(call).returncode == 3
+        with runner._handled(runner._ending()):
+            assert subprocess.run(call).returncode == -signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_fewer_jobs_than_one_are_refused(project, capsys):

@@ -14,7 +14,8 @@ from tacit.running import tables
 from tacit.support import paths
 
 VALUES = {"n": 4, "rate": 0.25, "name": 'a "b"', "base": None, "flag": True, "epochs": {"x": [1, 2]}, "output": "o"}
-CELLS = {"n": "int", "rate": "float", "name": "str", "base": "str | None", "flag": "bool", "epochs": "dict[str, list[int]]", "output": "str"}  # fmt: skip
+CELLS = {"n": "int", "rate": "float", "name": "str", "base": "str | None", "flag": "bool"}
+CELLS |= {"epochs": "dict[str, list[int]]", "output": "str"}
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 50 + b"IEND" + zlib.crc32(b"IEND").to_bytes(4, "big")
 
 
@@ -37,7 +38,7 @@ def sha256(content):
 
 
 def library_sha256(root):
-    """By hand: names and hashes of the two files, a folder's file before the file whose name begins like the folder's."""
+    """By hand: names and hashes of the two files, a folder's file before the file whose name begins like its own."""
     lines = [f"{n}\0{sha256((root / 'lib/tacit' / n).read_bytes())}\0" for n in ("a/b.py", "a.py")]
     return sha256("".join(lines).encode())
 
@@ -103,7 +104,8 @@ def repository(tmp_path, monkeypatch):
         "results": [row], "paper": [], "figures": ["n1.png"],
         "manifest": {
             "parameters": VALUES, "commit": git(root, "rev-parse", "HEAD"), "dirty": False,
-            "notebook_sha256": sha256((root / "notebooks/n1.ipynb").read_bytes()), "library_sha256": library_sha256(root),
+            "notebook_sha256": sha256((root / "notebooks/n1.ipynb").read_bytes()),
+            "library_sha256": library_sha256(root),
         },
     }  # fmt: skip
     (root / "outputs/toy/n1.json").write_text(json.dumps(record))
@@ -168,7 +170,9 @@ FAULTS = {
     "stderr": (stream("loading", "stderr"), "code cell 3 wrote to stderr"),
     "a warning": (stream("x.py:3: FutureWarning: soon"), "code cell 3 shows a warning"),
     "a path": (stream(f"saved to {HOME}"), f"holds a path of a machine: {HOME!r}"),
-    "a path of root": (stream(f"in '{absolute('root')}'"), f"holds a path of a machine: {absolute('root') + chr(39)!r}"),
+    "a path of root": (
+        stream(f"in '{absolute('root')}'"), f"holds a path of a machine: {absolute('root') + chr(39)!r}",
+    ),
     "a path of Windows": (stream("C:\\Users\\x"), "holds a path of a machine"),
     "a path in a table": (
         says(new_output("execute_result", data={"text/html": f"<td>{TEMPORARY}</td>"}, execution_count=3)),
@@ -212,7 +216,9 @@ FAULTS = {
         lambda root: (root / "outputs/toy/n2.ipynb").write_text("{}"),
         "outputs/toy/n2.ipynb has no counterpart in notebooks",
     ),
-    "another notebook's hash": (manifest(notebook_sha256="0" * 64), "notebook's hash is not that of notebooks/n1.ipynb"),
+    "another notebook's hash": (
+        manifest(notebook_sha256="0" * 64), "notebook's hash is not that of notebooks/n1.ipynb",
+    ),
     "another library's hash": (manifest(library_sha256="0" * 64), "library's hash is not that of lib/ at commit"),
     "an unknown commit": (manifest(commit="1" * 40), f"HEAD has no ancestor {'1' * 40} here"),
     "no commit": (manifest(commit="unknown"), "HEAD has no ancestor unknown here"),
