@@ -7,7 +7,7 @@ import io
 import platform
 import re
 import subprocess
-import tarfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -85,13 +85,13 @@ def file_hash_at(commit: str, path: Path) -> str | None:
 def library_hash_at(commit: str) -> str | None:
     """``library_hash`` of ``commit``: over the Python files of its ``lib/tacit``. None where git fails."""
     folder = paths.LIBRARY.relative_to(paths.ROOT).as_posix()
-    archive = _git_bytes("archive", "--format=tar", commit, "--", folder)
+    archive = _git_bytes("archive", "--format=zip", commit, "--", folder)
     if archive is None:
         return None
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        sources = [file for file in files if file.isfile() and file.name.endswith(".py")]
-        contents = {file.name.removeprefix(f"{folder}/"): files.extractfile(file).read() for file in sources}
-    return _hash_of({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        contents = {name.removeprefix(f"{folder}/"): files.read(name) for name in files.namelist()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if name.endswith(".py")}
+    return _hash_of(hashes)
 
 
 def source_hash(folder: Path, rooms: Sequence[str]) -> str:
