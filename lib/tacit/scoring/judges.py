@@ -15,9 +15,9 @@ from tacit.support.errors import TacitError
 VERDICTS = ("m", "M")  # the labels of the first and of the second output shown, as in alpaca_eval's weighted judge
 
 
-def judge_prompt(instruction: str, first: str, second: str, *, verdicts: tuple[str, str] = VERDICTS) -> str:
+def judge_prompt(instruction: str, first: str, second: str) -> str:
     """What the judge is asked: which of two outputs, each under its one-letter label, answers better."""
-    a, b = verdicts
+    a, b = VERDICTS
     return (
         "You compare the outputs of two language models for the same instruction and choose the one that a person "
         "would find the better answer: right, relevant and helpful.\n\n"
@@ -28,7 +28,7 @@ def judge_prompt(instruction: str, first: str, second: str, *, verdicts: tuple[s
     )
 
 
-def verdict_tokens(tokenizer: PreTrainedTokenizerBase, verdicts: tuple[str, str] = VERDICTS) -> list[int]:
+def verdict_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token with which the judge would begin each verdict, leading space included where its template has one.
 
     Read off the tokens of a whole conversation in the judge's chat format, just after its prompt. Raises TacitError
@@ -36,23 +36,24 @@ def verdict_tokens(tokenizer: PreTrainedTokenizerBase, verdicts: tuple[str, str]
     """
     prompt, before = render_prompt(tokenizer, "?"), encode_prompt(tokenizer, "?")
     tokens = []
-    for verdict in verdicts:
+    for verdict in VERDICTS:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": verdict}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not text.startswith(prompt) or ids[: len(before)] != before:
             raise TacitError("the judge's chat template does not put its answer right after the prompt: use another")
         tokens.append(ids[len(before)])
+    starts = tokenizer.batch_decode([[token] for token in tokens])
     if tokens[0] == tokens[1]:
         raise TacitError(
-            f"the judge's verdicts {verdicts[0]!r} and {verdicts[1]!r} begin with the same token, "
-            f"{tokenizer.decode(tokens[:1])!r}: choose other verdicts, or a judge that answers without thinking first"
+            f"the judge's verdicts {VERDICTS[0]!r} and {VERDICTS[1]!r} begin with the same token, {starts[0]!r}: "
+            "choose a judge that answers without thinking first"
         )
-    for token, verdict in zip(tokens, verdicts, strict=True):
-        if tokenizer.decode([token]).strip() != verdict:
+    for start, verdict in zip(starts, VERDICTS, strict=True):
+        if start.strip() != verdict:
             raise TacitError(
-                f"the verdict {verdict!r} is not a single token for the judge's tokenizer (it begins with "
-                f"{tokenizer.decode([token])!r}): choose another"
+                f"the verdict {verdict!r} is not a single token for the judge's tokenizer (it begins with {start!r}): "
+                "choose another judge"
             )
     return tokens
 
@@ -63,37 +64,31 @@ def judge_pairs(
     instructions: Sequence[str],
     ours: Sequence[str],
     theirs: Sequence[str],
-    *,
-    batch_tokens: int = 8192,
-    verdicts: tuple[str, str] = VERDICTS,
 ) -> np.ndarray:
     """The judge's preference for each of ``ours`` over the same place in ``theirs``: [n], from 0 to 1, 0.5 parity.
 
     Each pair is shown in both orders, in the judge's chat format. An order's preference is the probability of the
-    verdict for ours as the next token, renormalised over the two verdicts; the mean of both is returned, so that a
+    verdict for ours as the next token, renormalised over the two verdicts. The mean of both is returned, so that a
     leaning to a place cancels. Equal prompts are scored once: identical responses give exactly 0.5.
 
-    After alpaca_eval's ``weighted_alpaca_eval_gpt4_turbo``, with our wording. It does not correct for length,
-    let the judge think, cut long outputs, or defend against outputs that imitate the prompt's headings or special
-    tokens. Raises TacitError as ``verdict_tokens`` and ``in_batches`` do, ValueError for unequal lengths.
+    After alpaca_eval's ``weighted_alpaca_eval_gpt4_turbo``, with our wording. It does not correct for length, let the
+    judge think, cut long outputs, or defend against outputs that imitate the prompt's headings or special tokens.
+    Raises TacitError as ``verdict_tokens`` and ``in_batches`` do, ValueError for unequal lengths.
     """
     if not len(instructions) == len(ours) == len(theirs):
         raise ValueError(
             f"{len(instructions)} instructions, {len(ours)} and {len(theirs)} responses: need as many each"
         )
-    pair = verdict_tokens(tokenizer, verdicts)
-    shown = [
-        [judge_prompt(x, a, b, verdicts=verdicts) for x, a, b in zip(instructions, *orders, strict=True)]
-        for orders in ((ours, theirs), (theirs, ours))
-    ]
+    verdicts = verdict_tokens(tokenizer)
+    shown = [list(map(judge_prompt, instructions, *sides)) for sides in ((ours, theirs), (theirs, ours))]
     distinct = list(dict.fromkeys(shown[0] + shown[1]))
     rows = [encode_prompt(tokenizer, text) for text in distinct]
 
     def score(batch: list[int]) -> list[float]:  # probability of the first place
         prompts = [rows[i] for i in batch]
         logits = torch.cat(next_logits(model, tokenizer, prompts, [len(row) - 1 for row in prompts]))  # [B, V]
-        return torch.softmax(logits[:, pair].float(), dim=-1)[:, 0].tolist()
+        return torch.softmax(logits[:, verdicts].float(), dim=-1)[:, 0].tolist()
 
-    first = dict(zip(distinct, in_batches(rows, score, batch_tokens=batch_tokens), strict=True))
+    first = dict(zip(distinct, in_batches(rows, score), strict=True))
     ours_first, theirs_first = (np.array([first[text] for text in texts], dtype=float) for texts in shown)
     return 0.5 + (ours_first - theirs_first) / 2

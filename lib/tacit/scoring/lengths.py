@@ -19,7 +19,7 @@ WEAK = 100.0  # sklearn's C: the length weight's penalty is its square / 200, ag
 
 def text_lengths(answers: Sequence[Sequence[Response]]) -> np.ndarray:
     """Characters of every response: [seeds, prompts], as alpaca_eval counts them."""
-    return np.array([[len(response.text) for response in said] for said in answers], dtype=float)
+    return np.array([[len(response.text) for response in row] for row in answers], dtype=float)
 
 
 def is_separable(ours: ArrayLike, theirs: ArrayLike) -> bool:
@@ -34,17 +34,17 @@ def is_separable(ours: ArrayLike, theirs: ArrayLike) -> bool:
 def length_feature(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
     """tanh of the difference of two lengths over its standard deviation, same shape: 0 where they are equal.
 
-    Lengths [seeds, prompts], or of any other shape that both have, in one unit. The difference is not centred, so that 0 stays
-    "equally long". Raises TacitError where all differences are the same and not 0 (``is_separable``): nothing then tells the
-    effect of length from that of quality.
+    Lengths [seeds, prompts], or of any other shape that both have, in one unit. The difference is not centred, so
+    that 0 stays "equally long". Raises TacitError where all differences are the same and not 0 (``is_separable``):
+    nothing then tells the effect of length from that of quality.
     """
     longer = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     if not longer.any():
         return longer
     if not is_separable(ours, theirs):
         raise TacitError(
-            f"every response differs from its counterpart by the same {longer.flat[0]:g} in length, so length and quality "
-            "cannot be told apart: give the raw win rate instead"
+            f"every response differs from its counterpart by the same {longer.flat[0]:g} in length, so length and "
+            "quality cannot be told apart: give the raw win rate instead"
         )
     return np.tanh(longer / longer.std(ddof=1))
 
@@ -52,8 +52,9 @@ def length_feature(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
 def fit_preferences(preferences: np.ndarray, feature: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """theta and phi of ``logit P(ours preferred) = theta + phi * feature``, by weighted maximum likelihood; all [rows].
 
-    A preference p counts as a win of weight p and a loss of weight 1 - p. Only phi is penalised (WEAK), so that theta of a
-    feature that is all 0 is the logit of the mean preference. theta is infinite where every weighted preference is 0, or 1.
+    A preference p counts as a win of weight p and a loss of weight 1 - p. Only phi is penalised (WEAK), so that theta
+    of a feature that is all 0 is the logit of the mean preference. theta is infinite where every weighted preference
+    is 0, or 1.
     """
     wins, losses = weights * preferences, weights * (1 - preferences)
     if not losses.any() or not wins.any():
@@ -72,17 +73,18 @@ def controlled_win_rate(
     """The win rate that a judge would give if both responses were equally long, with its 95% interval.
 
     ``preferences`` [seeds, prompts] are from 0 to 1 for ours, 0.5 a tie; ``ours`` and ``theirs`` the lengths of the
-    responses, in any unit, same shape. A logistic regression (scikit-learn) gives the preferences a constant and a weight for
-    ``length_feature``; the rate is its prediction at no difference in length. Seeds and prompts are resampled independently
-    (two-way), as in ``scores.estimate``; the standard deviation of the lengths stays that of all rows. Where nothing
-    varies in length, or all preferences are the same, it is ``scores.estimate`` of the preferences.
+    responses, in any unit, same shape. A logistic regression (scikit-learn) gives the preferences a constant and a
+    weight for ``length_feature``; the rate is its prediction at no difference in length. Seeds and prompts are
+    resampled independently (two-way), as in ``scores.estimate``; the standard deviation of the lengths stays that of
+    all rows. Where nothing varies in length, or all preferences are the same, it is ``scores.estimate`` of the
+    preferences.
 
-    After Dubois et al. 2024 (arXiv 2404.04475). It is *not* alpaca_eval's length-controlled rate: there is no term for an
-    instruction's difficulty, which takes many models' annotations; the regression sees this one comparison, without
-    the leaderboard's artificially lengthened baselines and without cross-validated L1. So it cannot be compared with a leaderboard.
-    It corrects what the lengths of two responses predict, no other leaning of a judge, and where ours is longer nearly
-    always it extrapolates: the interval then is wide. Raises ValueError for other shapes and values, TacitError as
-    ``length_feature`` does.
+    After Dubois et al. 2024 (arXiv 2404.04475). It is *not* alpaca_eval's length-controlled rate: there is no term
+    for an instruction's difficulty, which takes many models' annotations; the regression sees this one comparison,
+    without the leaderboard's artificially lengthened baselines and without cross-validated L1. So it cannot be
+    compared with a leaderboard. It corrects what the lengths of two responses predict, no other leaning of a judge,
+    and where ours is longer nearly always it extrapolates: the interval then is wide. Raises ValueError for other
+    shapes and values, TacitError as ``length_feature`` does.
     """
     matrix = np.asarray(preferences, dtype=float)
     lengths = [np.asarray(side, dtype=float) for side in (ours, theirs)]

@@ -17,13 +17,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tacit.data.instructions import IGNORED, encode_example
 from tacit.support.errors import TacitError
 
+BATCH_TOKENS = 8192  # in one forward pass, padding included
 
-def in_batches(rows: Sequence[list[int]], score: Callable[[list[int]], Sequence[Any]], *, batch_tokens: int) -> list:
+
+def in_batches(
+    rows: Sequence[list[int]], score: Callable[[list[int]], Sequence[Any]], *, batch_tokens: int = BATCH_TOKENS
+) -> list:
     """One result per row of tokens, in order: ``score`` is called with the indices of each batch's rows.
 
-    Rows go longest first, so that what does not fit into memory shows at once, and as many together as keep
-    rows x longest within ``batch_tokens`` (one at least). A batch that does not fit is halved, and so are those
-    after it. Raises TacitError when a row does not fit alone.
+    Rows go longest first, so that what does not fit into memory shows at once. As many go together as keep rows x
+    longest within ``batch_tokens``, one at least. A batch that does not fit is halved, and so are those after it.
+    Raises TacitError when a row does not fit alone.
     """
     todo = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
     results: dict[int, Any] = {}
@@ -67,13 +71,13 @@ def response_likelihoods(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[str, str]],
     *,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> pd.DataFrame:
     """Log-probability of each response given its prompt; one row per (instruction, response) pair, in order.
 
-    Columns: ``summed``, the log-probabilities of the response's tokens and its end token added up, in nats;
-    ``mean``, that over ``n_tokens`` (whose exponential Hewitt et al.'s released code compares); ``n_tokens``,
-    the end token included. Tokens are those of ``tacit.data.instructions.encode_example``, in the tokenizer's chat format.
+    Columns: ``summed``, the log-probabilities of the response's tokens and its end token added up, in nats; ``mean``,
+    that over ``n_tokens`` (whose exponential Hewitt et al.'s released code compares); ``n_tokens``, the end token
+    included. Tokens are those of ``tacit.data.instructions.encode_example``, in the tokenizer's chat format.
 
     Equal pairs are scored once and are exactly equal; a row depends on its batch only by rounding. Softmax and
     sum are in float32, one row at a time, whatever the model's dtype. Works on any model of
@@ -107,35 +111,35 @@ def token_log_ratios(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     responses: Sequence[Sequence[int]],
-    *,
-    batch_tokens: int = 8192,
 ) -> list[list[float]]:
     """log p_expert - log p_amateur of every token of each response given its prompt, in nats: [rows][tokens].
 
-    ``prompts`` and ``responses`` are token ids, the end token one of the response's; one forward pass of each model per batch,
-    softmax in float32. Full distributions, unmasked. Raises TacitError for a row that does not fit into memory.
+    ``prompts`` and ``responses`` are token ids, the end token one of the response's; one forward pass of each model
+    per batch, softmax in float32. Full distributions, unmasked. Raises TacitError for a row that does not fit into
+    memory.
     """
     inputs = [[*prompt, *response][:-1] for prompt, response in zip(prompts, responses, strict=True)]
 
     def score(batch: list[int]) -> list[list[float]]:
         rows, first = [inputs[i] for i in batch], [len(prompts[i]) - 1 for i in batch]
         both = [next_logits(model, tokenizer, rows, first) for model in (expert, amateur)]
-        found = []
+        ratios = []
         for i, *logits in zip(batch, *both, strict=True):
             chosen = torch.tensor([responses[i]], device=logits[0].device).T  # [T, 1]
             ours, theirs = (torch.log_softmax(z.float(), dim=-1).gather(1, chosen).squeeze(1) for z in logits)  # [T]
-            found.append((ours - theirs).tolist())
-        return found
+            ratios.append((ours - theirs).tolist())
+        return ratios
 
-    return in_batches(inputs, score, batch_tokens=batch_tokens)
+    return in_batches(inputs, score)
 
 
 def draw_others(n_items: int, *, n_others: int, seed: int, groups: Sequence[object] | None = None) -> list[list[int]]:
     """For each item the indices of ``n_others`` other items, drawn uniformly without repeats: [n_items][n_others].
 
     Never the item itself (Hewitt et al.'s released code lets it be drawn). With ``groups``, one label per item, only
-    items of the same group are drawn, as many as it has where it has fewer than ``n_others``: none for an item alone in its group. That two
-    items' responses differ in text is not looked at. Raises ValueError unless 0 < n_others < n_items.
+    items of the same group are drawn, as many as it has where it has fewer than ``n_others``: none for an item alone
+    in its group. That two items' responses differ in text is not looked at. Raises ValueError unless 0 < n_others <
+    n_items.
     """
     if not 0 < n_others < n_items:
         raise ValueError(f"{n_items} items have {max(n_items - 1, 0)} others each: cannot draw {n_others}")
@@ -168,13 +172,14 @@ def ranking_table(
     responses: Sequence[str],
     *,
     others: Sequence[Sequence[int]],
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> pd.DataFrame:
     """How often each item's true response is likelier than those of the items ``others`` names, given its instruction.
 
-    ``others`` [items][others of the item] are indices, as of ``draw_others``. One row per item with columns ``summed`` and ``mean``
-    (the rank by each log-probability, see ``rank_response``; NaN for an item without others). All pairs are scored in one
-    ``response_likelihoods``. Raises TacitError as that does, ValueError for a log-probability that is NaN.
+    ``others`` [items][others of the item] are indices, as of ``draw_others``. One row per item with columns
+    ``summed`` and ``mean`` (the rank by each log-probability, see ``rank_response``; NaN for an item without others).
+    All pairs are scored in one ``response_likelihoods``. Raises TacitError as that does, ValueError for a
+    log-probability that is NaN.
     """
     chosen = [[i, *row] for i, row in enumerate(others)]  # the true response first
     pairs = [(instructions[i], responses[j]) for i, row in enumerate(chosen) for j in row]

@@ -1,6 +1,6 @@
-"""Rates, differences and win rates with bootstrap intervals over seeds and prompts.
+"""Rates, differences and win rates with 95% bootstrap intervals over seeds and prompts.
 
-Every function takes arrays [seeds, prompts]: row s holds one seed's scores on the same prompts.
+Scores are arrays [seeds, prompts]: row s holds one seed's scores on the same prompts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Estimate:
         return {"arm": arm, "metric": metric} | asdict(self)
 
     def side(self, threshold: float = 0.0) -> str:
-        """Where the whole interval lies, in words: ``above``, ``below``, or ``not shown to differ from`` ``threshold``."""
+        """Where the whole interval lies: ``above``, ``below``, or ``not shown to differ from`` ``threshold``."""
         if self.low > threshold:
             return "above"
         return "below" if self.high < threshold else "not shown to differ from"
@@ -58,63 +58,71 @@ def from_draws(
     return Estimate(value, min(value, float(low)), max(value, float(high)), n_seeds, n_prompts)
 
 
-def estimate(scores: ArrayLike, *, level: float = 0.95, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
+def estimate(scores: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
     """Mean of ``scores`` [seeds, prompts] with a percentile bootstrap interval.
 
-    Seeds and prompts are resampled independently (two-way), so that both sources of chance count; with
-    one seed, prompts only. Scores that are all 0 or all 1, which a bootstrap cannot vary, get Wilson's interval for that many
-    prompts. Raises ValueError for an empty or ragged array.
+    Seeds and prompts are resampled independently, so that both sources of chance count; with one seed, prompts only.
+    Scores that are all 0 or all 1, which a bootstrap cannot vary, get Wilson's interval for that many prompts. Raises
+    ValueError for an empty or ragged array.
     """
-    return _estimate(scores, level=level, n_resamples=n_resamples, seed=seed, shares=True)
+    result = _bootstrap(scores, n_resamples=n_resamples, seed=seed)
+    if result.value not in (0.0, 1.0) or result.low < result.high:
+        return result
+    low, high = _wilson(int(result.value * result.n_prompts), result.n_prompts)
+    return replace(result, low=min(result.value, low), high=max(result.value, high))
 
 
-def _estimate(
-    scores: ArrayLike, *, shares: bool, level: float = 0.95, n_resamples: int = 2_000, seed: int = 0
-) -> Estimate:
+def _wilson(successes: int, n: int) -> tuple[float, float]:
+    interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _bootstrap(scores: ArrayLike, *, n_resamples: int, seed: int) -> Estimate:
+    """As ``estimate``, but equal scores get no width, whatever they are."""
     matrix = np.asarray(scores, dtype=float)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"scores must be [seeds, prompts], got shape {matrix.shape}")
-    n_seeds, n_prompts = matrix.shape
     value = float(matrix.mean())
-    if shares and value in (0.0, 1.0) and matrix.min() == matrix.max():
-        wilson = stats.binomtest(int(value * n_prompts), n_prompts).proportion_ci(level, method="wilson")
-        return Estimate(value, min(value, float(wilson.low)), max(value, float(wilson.high)), n_seeds, n_prompts)
     samples = [np.arange(n) for n in matrix.shape if n > 1]
     if not samples or matrix.min() == matrix.max():
-        return Estimate(value, value, value, n_seeds, n_prompts)
+        return Estimate(value, value, value, *matrix.shape)
 
     def mean(*picked: np.ndarray) -> float:
-        if len(picked) == 2:
-            return matrix[np.ix_(*picked)].mean()
-        return matrix.ravel()[picked[0]].mean()
+        return matrix[np.ix_(*picked)].mean() if len(picked) == 2 else matrix.ravel()[picked[0]].mean()
 
     interval = stats.bootstrap(
-        samples, mean, vectorized=False, n_resamples=n_resamples, confidence_level=level, method="percentile", rng=seed
+        samples, mean, vectorized=False, n_resamples=n_resamples, method="percentile", rng=seed
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), n_seeds, n_prompts)
+    return Estimate(value, float(interval.low), float(interval.high), *matrix.shape)
 
 
-def difference(ours: ArrayLike, theirs: ArrayLike, *, level: float = 0.95, **options) -> Estimate:
-    """Mean difference of two arms' scores [seeds, prompts] on the same seeds and prompts, paired, with its interval.
-
-    The differences are resampled as in ``estimate``, with its ``options``. Where all differences of scores that are 0 or 1 are equal, which
-    a bootstrap cannot vary, Wilson's limit for that many prompts says on what share of all prompts they may be others; other
-    scores whose differences are all equal get no width. Raises ValueError for different shapes, and for an empty or ragged array.
-    """
+def _paired(ours: ArrayLike, theirs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"both arms need the same seeds and prompts: {a.shape} and {b.shape}")
-    found = _estimate(a - b, shares=False, level=level, **options)
-    if found.low < found.high or not np.isin([a, b], (0, 1)).all():
-        return found
-    other = float(stats.binomtest(0, found.n_prompts).proportion_ci(level, method="wilson").high)
-    return replace(found, low=max(-1.0, found.value - other), high=min(1.0, found.value + other))
+    return a, b
+
+
+def difference(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
+    """Mean difference of two arms' scores [seeds, prompts] on the same seeds and prompts, paired, with its interval.
+
+    The differences are resampled as in ``estimate``. Where scores are 0 or 1 and all differences equal, which a
+    bootstrap cannot vary, Wilson's limit for that many prompts says on what share of all prompts they may be others.
+    Equal differences of other scores get no width. Raises ValueError for different shapes, and as ``estimate`` does.
+    """
+    a, b = _paired(ours, theirs)
+    result = _bootstrap(a - b, n_resamples=n_resamples, seed=seed)
+    if result.low < result.high or not np.isin([a, b], (0, 1)).all():
+        return result
+    _, other = _wilson(0, result.n_prompts)
+    return replace(result, low=max(-1.0, result.value - other), high=min(1.0, result.value + other))
 
 
 def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
     """Difference of the means of two score arrays [seeds, prompts] on *different* prompts, with its 95% interval.
 
-    The seeds are the same and resampled together, each side's prompts by themselves. Raises ValueError for unequal seeds.
+    The seeds are the same and resampled together, each side's prompts by themselves. Raises ValueError for unequal
+    seeds.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or 0 in a.shape + b.shape:
@@ -129,12 +137,13 @@ def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int 
 
 
 def difference_of_groups(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
-    """Difference of the means of two *unpaired* groups of runs [runs, seeds, prompts] on the same prompts, with its 95% interval.
+    """Difference of the means of two *unpaired* groups of runs [runs, seeds, prompts] on the same prompts.
 
-    Each side's runs are resampled by themselves, tuning seeds within each run, and the prompts for both sides together. With two
-    or three runs a side the interval is too narrow, the more so the more the runs of one side differ: with two it held a difference
-    of none in 93, 78 and 72% of simulations at standard deviations of 0.03, 0.06 and 0.10 between runs. A claim should also ask that the runs
-    of the two sides lie apart. Raises ValueError for unequal prompts.
+    Each side's runs are resampled by themselves, tuning seeds within each run, and the prompts for both sides
+    together. With two or three runs a side the 95% interval is too narrow, the more so the more the runs of one side
+    differ: with two it held a difference of none in 93, 78 and 72% of simulations at standard deviations of 0.03,
+    0.06 and 0.10 between runs. A claim should also ask that the runs of the two sides lie apart. Raises ValueError
+    for unequal prompts.
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2] or 0 in a.shape + b.shape:
@@ -158,39 +167,29 @@ def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:
 
 
 def wins(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
-    """Head to head per seed and prompt: 1 where ours scores higher, 0 where lower, half for a tie.
+    """Head to head: 1 where ours scores higher, 0 where lower, half for a tie. Any shape in, the same out.
 
-    Scores [seeds, prompts] in, or of any other shape, and the same out. Raises ValueError for arms of different shapes.
+    Their mean is a win rate, 0.5 at parity. Raises ValueError for arms of different shapes.
     """
-    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if a.shape != b.shape:
-        raise ValueError(f"both arms need the same seeds and prompts: {a.shape} and {b.shape}")
+    a, b = _paired(ours, theirs)
     return (np.sign(a - b) + 1) / 2
 
 
 def around(value: float, like: Estimate) -> Estimate:
-    """``value`` with the interval of ``like``, an estimate of the same rate by another way, moved to it and cut to 0 and 1.
+    """``value`` with the interval of ``like``, an estimate of the same rate by another way, moved to it.
 
-    It supposes that both ways are as uncertain on these seeds and prompts, and is no interval of the other way's own.
+    It is cut to 0 and 1. It supposes that both ways are as uncertain on these seeds and prompts, and is no interval of
+    the other way's own.
     """
     low, high = (min(1.0, max(0.0, value + limit - like.value)) for limit in (like.low, like.high))
     return replace(like, value=value, low=min(low, value), high=max(high, value))
 
 
-def win_rate(ours: ArrayLike, theirs: ArrayLike, **options) -> Estimate:
-    """Share of head-to-head comparisons won, ties half, with its interval (0.5 is parity), from two arms' scores [seeds, prompts].
-
-    ``options`` are ``estimate``'s. Raises ValueError as ``wins`` and ``estimate`` do. Lengths are not controlled for (``lengthcontrol``).
-    """
-    return estimate(wins(ours, theirs), **options)
-
-
 def summary(results: Sequence[dict], *, arms: Sequence[str], metrics: Sequence[str], digits: int = 2) -> pd.DataFrame:
-    """Result rows as a table for reading: one row per arm, ``value [low, high]`` per metric, empty where there is none."""
+    """Result rows as a table for reading: a row per arm, ``value [low, high]`` per metric, or nothing."""
     shown = {
         (row["arm"], row["metric"]): f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
         for row in results
     }
-    return pd.DataFrame(
-        {metric: [shown.get((arm, metric), "") for arm in arms] for metric in metrics}, index=list(arms)
-    )
+    columns = {metric: [shown.get((arm, metric), "") for arm in arms] for metric in metrics}
+    return pd.DataFrame(columns, index=list(arms))

@@ -18,8 +18,8 @@ THEIRS = ["No.", "Grün.", "What?", "x" * 30]
 
 def annotation(**columns):
     return {
-        "instruction": "Say moon.", "output_1": "No.", "output_2": "Moon.", "generator_1": "theirs", "generator_2": "ours",
-        "annotator": "a", "preference": 2.0, "raw": [{"token": "m"}],
+        "instruction": "Say moon.", "output_1": "No.", "output_2": "Moon.",
+        "generator_1": "theirs", "generator_2": "ours", "annotator": "a", "preference": 2.0, "raw": [{"token": "m"}],
     } | columns  # fmt: skip
 
 
@@ -27,19 +27,10 @@ def annotation(**columns):
 
 
 def test_outputs_are_alpaca_evals_rows(tmp_path):
-    rows = alpacaeval.output_rows(INSTRUCTIONS, OURS, generator="ours", dataset="helpful_base")
-    assert rows[0] == {
-        "instruction": "Say moon.",
-        "output": "Moon.",
-        "generator": "ours",
-        "dataset": "helpful_base",
-    }
-    alpacaeval.write_outputs(tmp_path / "outputs.json", rows)
-    assert (
-        json.loads((tmp_path / "outputs.json").read_text("utf-8"))
-        == rows
-        == alpacaeval.read_outputs(tmp_path / "outputs.json")
-    )
+    rows = alpacaeval.output_rows(INSTRUCTIONS, OURS, generator="ours")
+    assert rows[0] == {"instruction": "Say moon.", "output": "Moon.", "generator": "ours"}
+    alpacaeval.write_outputs(tmp_path / "outputs.json", INSTRUCTIONS, OURS, generator="ours")
+    assert json.loads((tmp_path / "outputs.json").read_text("utf-8")) == rows
     assert pd.read_json(tmp_path / "outputs.json")["output"].tolist() == OURS  # as alpaca_eval reads it
     with pytest.raises(ValueError, match="shorter"):
         alpacaeval.output_rows(INSTRUCTIONS, OURS[:1], generator="ours")
@@ -51,15 +42,15 @@ def test_outputs_are_alpaca_evals_rows(tmp_path):
         ("{", "cannot read"),
         ("{}", "JSON array"),
         ("[]", "JSON array"),
-        ('[{"instruction": "x"}]', "row 0: .* 'output'"),
+        ('[{"instruction": "x"}]', "row 0: .* 'output_1'"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(TacitError, match=message):
-        alpacaeval.read_outputs(tmp_path / "a.json")
+        alpacaeval.read_annotations(tmp_path / "a.json")
     with pytest.raises(TacitError, match="cannot read"):
-        alpacaeval.read_outputs(tmp_path / "none.json")
+        alpacaeval.read_annotations(tmp_path / "none.json")
 
 
 def test_annotations_are_read_whole_and_their_preferences_are_ours(tmp_path):
@@ -76,19 +67,6 @@ def test_annotations_are_read_whole_and_their_preferences_are_ours(tmp_path):
         alpacaeval.read_annotations(tmp_path / "annotations.json")
 
 
-def test_a_leaderboard_is_read_as_it_is(tmp_path):
-    text = ",win_rate,standard_error,n_total,avg_length,length_controlled_winrate\nours,23.7,1.2,805,1500,30.25\n"
-    (tmp_path / "leaderboard.csv").write_text(text)
-    found = alpacaeval.read_leaderboard(tmp_path / "leaderboard.csv")
-    assert found.loc["ours", ["win_rate", "length_controlled_winrate"]].tolist() == [23.7, 30.25]
-    assert found.to_csv() == text
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(TacitError, match="win_rate"):
-        alpacaeval.read_leaderboard(tmp_path / "other.csv")
-    with pytest.raises(TacitError, match="cannot read"):
-        alpacaeval.read_leaderboard(tmp_path / "none.csv")
-
-
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "alpaca_eval", None)
     with pytest.raises(TacitError, match=r"tacit\[alpaca\]"):
@@ -99,22 +77,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         alpacaeval.length_controlled_preferences(pd.DataFrame([annotation()]))
 
 
-def test_the_command_for_another_environment_names_the_files(tmp_path):
-    sides = [
-        alpacaeval.output_rows(INSTRUCTIONS, side, generator=name)
-        for name, side in (("ours", OURS), ("theirs", THEIRS))
-    ]
-    command = alpacaeval.write_comparison(tmp_path / "a b", *sides, annotator="weighted_alpaca_eval_gpt4_turbo")
-    assert command.startswith(f"alpaca_eval --model_outputs '{tmp_path}/a b/model_outputs.json' --reference_outputs ")
-    assert alpacaeval.read_outputs(tmp_path / "a b/reference_outputs.json") == sides[1]
-
-
-# ----------------------------------------------------------------------------------- with the package, nothing fetched
+# ------------------------------------------------------------ with the package, nothing fetched
 
 
 @pytest.fixture
 def annotator(tmp_path):
-    """A local annotator of alpaca_eval's that answers every prompt with m: the first place, whichever it shows there."""
+    """A local annotator of alpaca_eval's that answers every prompt with m, the first place, whatever it shows there."""
     pytest.importorskip("alpaca_eval", exc_type=ImportError)
     folder = tmp_path / "first_place"
     folder.mkdir()
@@ -161,14 +129,11 @@ def test_the_packages_export_is_read_back(annotator, tmp_path):
     """``alpaca_eval``'s own files, from the files that we write."""
     import alpaca_eval
 
-    sides = [
-        alpacaeval.output_rows(INSTRUCTIONS, side, generator=name)
-        for name, side in (("ours", OURS), ("theirs", THEIRS))
-    ]
-    alpacaeval.write_comparison(tmp_path / "files", *sides, annotator=str(annotator))
+    for name, side in (("ours", OURS), ("theirs", THEIRS)):
+        alpacaeval.write_outputs(tmp_path / f"{name}.json", INSTRUCTIONS, side, generator=name)
     alpaca_eval.evaluate(
-        model_outputs=tmp_path / "files/model_outputs.json",
-        reference_outputs=tmp_path / "files/reference_outputs.json",
+        model_outputs=tmp_path / "ours.json",
+        reference_outputs=tmp_path / "theirs.json",
         annotators_config=str(annotator),
         output_path=tmp_path / "files",
         precomputed_leaderboard=None,
@@ -176,10 +141,11 @@ def test_the_packages_export_is_read_back(annotator, tmp_path):
         sort_by="win_rate",
     )
     [written] = (tmp_path / "files").rglob("annotations.json")
-    found = alpacaeval.preferences(alpacaeval.read_annotations(written))
-    np.testing.assert_array_equal(found, alpacaeval.judge_pairs(INSTRUCTIONS, OURS, THEIRS, annotator=str(annotator)))
-    board = alpacaeval.read_leaderboard(written.parent / "leaderboard.csv")
-    assert board.loc["ours", "win_rate"] == pytest.approx(100 * found.mean())
+    preferences = alpacaeval.preferences(alpacaeval.read_annotations(written))
+    judged = alpacaeval.judge_pairs(INSTRUCTIONS, OURS, THEIRS, annotator=str(annotator))
+    np.testing.assert_array_equal(preferences, judged)
+    board = pd.read_csv(written.parent / "leaderboard.csv", index_col=0)
+    assert board.loc["ours", "win_rate"] == pytest.approx(100 * preferences.mean())
 
 
 def test_no_verdict_is_a_tie_with_a_warning_or_an_error(annotator):

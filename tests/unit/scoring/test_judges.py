@@ -1,9 +1,13 @@
 """The pairwise judge: both orders, ties, texts with braces, verdicts that a tokenizer cannot say."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from tacit.scoring import judges
 from tacit.scoring.judges import judge_pairs, judge_prompt, verdict_tokens
+from tacit.scoring.likelihoods import in_batches
 from tacit.support.errors import TacitError
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -38,11 +42,19 @@ def test_a_judge_that_always_prefers_the_first_place_is_at_parity(tokenizer):
     assert judge_pairs(stub, tokenizer, INSTRUCTIONS, OURS, THEIRS).tolist() == [0.5] * 3
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 8192])
-def test_a_judge_that_prefers_a_word_gives_the_pair_with_it_all(tokenizer, batch_tokens):
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """Let the judge see each prompt in a batch of its own."""
+    return lambda: monkeypatch.setattr(judges, "in_batches", partial(in_batches, batch_tokens=1))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_judge_that_prefers_a_word_gives_the_pair_with_it_all(tokenizer, alone, one_at_a_time):
+    if alone:
+        one_at_a_time()
     stub = Stub(tokenizer, lambda x, a, b: [20.0 * ("85" in a), 20.0 * ("85" in b)])
     ours, theirs = ["85", "58", "no", "85!"], ["58", "It is 85.", "neither", "85?"]
-    preferences = judge_pairs(stub, tokenizer, ["What is 47 + 38?"] * 4, ours, theirs, batch_tokens=batch_tokens)
+    preferences = judge_pairs(stub, tokenizer, ["What is 47 + 38?"] * 4, ours, theirs)
     np.testing.assert_allclose(preferences, [1.0, 0.0, 0.5, 0.5], atol=1e-6)
 
 
@@ -64,18 +76,20 @@ def test_the_judge_sees_every_text_as_it_is(tokenizer):
     assert seen == {(x, a, b) for x, a, b in rows} | {(x, b, a) for x, a, b in rows}
 
 
-def test_identical_responses_are_exactly_at_parity(tiny, tokenizer):
-    assert judge_pairs(tiny, tokenizer, INSTRUCTIONS, OURS, OURS, batch_tokens=1).tolist() == [0.5] * 3
+def test_identical_responses_are_exactly_at_parity(tiny, tokenizer, one_at_a_time):
+    one_at_a_time()
+    assert judge_pairs(tiny, tokenizer, INSTRUCTIONS, OURS, OURS).tolist() == [0.5] * 3
 
 
-def test_a_real_model_gives_preferences_whatever_the_batch(tiny, tokenizer):
+def test_a_real_model_gives_preferences_whatever_the_batch(tiny, tokenizer, one_at_a_time):
     preferences = judge_pairs(tiny, tokenizer, INSTRUCTIONS, OURS, THEIRS)
     assert preferences.shape == (3,)
     assert ((preferences >= 0) & (preferences <= 1)).all()
     assert (preferences != 0.5).all()
-    alone = judge_pairs(tiny, tokenizer, INSTRUCTIONS, OURS, THEIRS, batch_tokens=1)
-    np.testing.assert_allclose(preferences, alone, atol=1e-5)
     np.testing.assert_allclose(preferences, 1 - judge_pairs(tiny, tokenizer, INSTRUCTIONS, THEIRS, OURS), atol=1e-5)
+    one_at_a_time()
+    alone = judge_pairs(tiny, tokenizer, INSTRUCTIONS, OURS, THEIRS)
+    np.testing.assert_allclose(preferences, alone, atol=1e-5)
 
 
 def test_no_pairs_and_unequal_lengths(tiny, tokenizer):
@@ -89,14 +103,15 @@ def test_verdicts_are_read_off_the_judges_own_format(tokenizer, monkeypatch):
     turn = "'<|assistant|>\\n' + message"
     spaced = tokenizer.chat_template.replace(turn, "'[/INST] ' + message").replace("<|assistant|>\\n'", "[/INST]'")
     monkeypatch.setattr(tokenizer, "chat_template", spaced)
-    assert tokenizer.batch_decode([[token] for token in verdict_tokens(tokenizer, ("a", "A"))]) == [" a", " A"]
+    monkeypatch.setattr(judges, "VERDICTS", ("a", "A"))
+    assert tokenizer.batch_decode([[token] for token in verdict_tokens(tokenizer)]) == [" a", " A"]
 
 
-def test_verdicts_that_the_judge_cannot_say_are_refused(tiny, tokenizer):
-    with pytest.raises(TacitError, match="single token"):
-        judge_pairs(tiny, tokenizer, ["Hi"], ["a"], ["b"], verdicts=("Qx9", "Zx9"))
-    with pytest.raises(TacitError, match="same token"):
-        judge_pairs(tiny, tokenizer, ["Hi"], ["a"], ["b"], verdicts=("7a", "7b"))
+@pytest.mark.parametrize(("verdicts", "message"), [(("Qx9", "Zx9"), "single token"), (("7a", "7b"), "same token")])
+def test_verdicts_that_the_judge_cannot_say_are_refused(tiny, tokenizer, monkeypatch, verdicts, message):
+    monkeypatch.setattr(judges, "VERDICTS", verdicts)
+    with pytest.raises(TacitError, match=message):
+        judge_pairs(tiny, tokenizer, ["Hi"], ["a"], ["b"])
 
 
 @pytest.mark.parametrize(
@@ -114,5 +129,5 @@ def test_templates_without_a_place_for_the_verdict_are_refused(tokenizer, monkey
 
 
 def test_the_prompt_names_both_verdicts():
-    text = judge_prompt("Hi", "one", "two", verdicts=("X", "Y"))
-    assert text.index("Output (X)\n\none") < text.index("Output (Y)\n\ntwo") < text.index("X or Y")
+    text = judge_prompt("Hi", "one", "two")
+    assert text.index("Output (m)\n\none") < text.index("Output (M)\n\ntwo") < text.index("m or M")

@@ -1,5 +1,7 @@
 """Likelihoods: the models' own losses, independence of batches, the true response's rank among others."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -196,21 +198,22 @@ def test_from_texts_to_ranks(tiny, tokenizer):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_log_ratios_are_those_of_a_loop_over_tokens(name, tokenizer):
+def test_log_ratios_are_those_of_a_loop_over_tokens(name, tokenizer, monkeypatch):
     expert = own_model(name, tokenizer)
     amateur = make_model(expert.config, seed=1)
     prompts = [encode_prompt(tokenizer, text) for text, _ in PAIRS]
     responses = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for _, text in PAIRS]
-    found = token_log_ratios(expert, amateur, tokenizer, prompts, responses)
-    assert list(map(len, found)) == list(map(len, responses))
-    for prompt, response, ratios in zip(prompts, responses, found, strict=True):
+    together = token_log_ratios(expert, amateur, tokenizer, prompts, responses)
+    assert list(map(len, together)) == list(map(len, responses))
+    for prompt, response, ratios in zip(prompts, responses, together, strict=True):
         for i, token in enumerate(response):
             ids = torch.tensor([prompt + response[:i]])
             with torch.no_grad():
                 logits = [model(ids, use_cache=False).logits[0, -1].double() for model in (expert, amateur)]
             ours, theirs = (torch.log_softmax(z, dim=-1)[token].item() for z in logits)
             assert ratios[i] == pytest.approx(ours - theirs, abs=2e-4)
-    alone = token_log_ratios(expert, amateur, tokenizer, prompts, responses, batch_tokens=1)
-    for a, b in zip(found, alone, strict=True):
+    monkeypatch.setattr(likelihoods, "in_batches", partial(likelihoods.in_batches, batch_tokens=1))
+    alone = token_log_ratios(expert, amateur, tokenizer, prompts, responses)
+    for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
     assert token_log_ratios(expert, expert, tokenizer, prompts[:1], responses[:1])[0] == [0.0] * len(responses[0])

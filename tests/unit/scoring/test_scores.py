@@ -14,7 +14,6 @@ from tacit.scoring.scores import (
     from_draws,
     stack,
     summary,
-    win_rate,
     wins,
 )
 
@@ -54,9 +53,9 @@ def test_stack_puts_seeds_first():
 def test_wins_by_hand_and_symmetry():
     ours, theirs = np.array([[1.0, 0.5, 0.0, 0.5]]), np.array([[0.5, 0.5, 0.5, 0.75]])
     assert wins(ours, theirs).tolist() == [[1.0, 0.5, 0.0, 0.0]]
-    assert win_rate(ours, theirs).value == 0.375
-    assert win_rate(theirs, ours).value == 0.625
-    assert win_rate(ours, ours).value == 0.5
+    assert estimate(wins(ours, theirs)).value == 0.375
+    assert estimate(wins(theirs, ours)).value == 0.625
+    assert estimate(wins(ours, ours)).value == 0.5
 
 
 def test_paired_difference_is_narrower_than_unpaired():
@@ -86,9 +85,9 @@ def test_equal_differences_of_few_prompts_are_no_certainty():
     ones, zeros = np.ones((2, 100)), np.zeros((2, 100))
     other = 1 - stats.binomtest(100, 100).proportion_ci(method="wilson").low
     for ours, theirs, value in ((ones, zeros, 1.0), (zeros, ones, -1.0), (ones, ones, 0.0), (zeros, zeros, 0.0)):
-        found = difference(ours, theirs)
-        assert found.value == value
-        assert (found.low, found.high) == pytest.approx((max(-1, value - other), min(1, value + other)))
+        result = difference(ours, theirs)
+        assert result.value == value
+        assert (result.low, result.high) == pytest.approx((max(-1, value - other), min(1, value + other)))
     assert difference([[0.25] * 9], [[0.75] * 9]).high == -0.5  # no shares
     with pytest.raises(ValueError, match="same seeds and prompts"):
         difference(np.ones((2, 3)), np.ones((1, 3)))
@@ -110,9 +109,9 @@ def test_an_interval_is_moved_and_stays_a_rate():
 def test_the_difference_of_groups_by_hand_and_with_every_source_of_chance():
     ours = np.array([[[1.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])  # [runs, seeds, prompts]
     theirs = np.array([[[0.0, 1.0]]])
-    found = difference_of_groups(ours, theirs)
-    assert found.value == pytest.approx(4 / 8 - 1 / 2)
-    assert (found.n_seeds, found.n_prompts) == (3, 2)
+    result = difference_of_groups(ours, theirs)
+    assert result.value == pytest.approx(4 / 8 - 1 / 2)
+    assert (result.n_seeds, result.n_prompts) == (3, 2)
     with pytest.raises(ValueError, match="on the same prompts"):
         difference_of_groups(ours, theirs[:, :, :1])
     runs = np.array([0.2, 0.4, 0.6, 0.8])[:, None, None] * np.ones((4, 3, 50))  # only runs differ
@@ -128,18 +127,18 @@ def test_many_runs_give_the_difference_of_groups_its_level():
     held = 0
     for i in range(60):
         sides = [rng.normal(0.5, 0.1, size=(12, 1, 1)) * np.ones((12, 2, 20)) for _ in range(2)]
-        found = difference_of_groups(*sides, n_resamples=300, seed=i)
-        held += found.low <= 0 <= found.high
+        result = difference_of_groups(*sides, n_resamples=300, seed=i)
+        held += result.low <= 0 <= result.high
     assert held >= 50  # 95% of 60 are 57
 
 
 def test_the_difference_of_means_by_hand():
     ours, theirs = [[1.0, 0.0, 1.0, 1.0], [0.5, 1.0, 0.0, 1.0]], [[0.0, 1.0], [0.5, 0.0]]
-    found = difference_of_means(ours, theirs)
-    assert found.value == pytest.approx(5.5 / 8 - 1.5 / 4)
-    assert found.low < found.value < found.high
-    assert (found.n_seeds, found.n_prompts) == (2, 6)
-    assert difference_of_means(theirs, ours).value == -found.value
+    result = difference_of_means(ours, theirs)
+    assert result.value == pytest.approx(5.5 / 8 - 1.5 / 4)
+    assert result.low < result.value < result.high
+    assert (result.n_seeds, result.n_prompts) == (2, 6)
+    assert difference_of_means(theirs, ours).value == -result.value
     constant = difference_of_means(np.ones((3, 5)), np.full((3, 2), 0.25))
     assert (constant.value, constant.low, constant.high) == (0.75, 0.75, 0.75)
 
@@ -148,10 +147,10 @@ def test_the_interval_of_a_difference_of_means_agrees_with_the_normal_approximat
     """One seed, prompts of each side by themselves: the variances of the two means add up."""
     rng = np.random.default_rng(3)
     ours, theirs = rng.binomial(1, 0.7, size=(1, 300)), rng.binomial(1, 0.4, size=(1, 200))
-    found = difference_of_means(ours, theirs)
+    result = difference_of_means(ours, theirs)
     half = 1.96 * np.sqrt(ours.var() / 300 + theirs.var() / 200)
-    assert found.high - found.value == pytest.approx(half, rel=0.12)
-    assert found.value - found.low == pytest.approx(half, rel=0.12)
+    assert result.high - result.value == pytest.approx(half, rel=0.12)
+    assert result.value - result.low == pytest.approx(half, rel=0.12)
 
 
 def test_seeds_are_resampled_together_in_a_difference_of_means():
