@@ -337,7 +337,10 @@ def test_verifiers_need_no_control_of_length(bench):
     assert bench.controlled(np.ones((1, 2)), spoken([["a", "b"]]), spoken([["c", "dd"]])) == {}
 
 
-def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources):
+def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources, monkeypatch):
+    """The rate itself is a stand-in here, as its resampling takes long; test_lengths.py has it."""
+    asked = []
+    monkeypatch.setattr(lengths, "controlled_win_rate", lambda *given: asked.append(given) or scores.estimate(given[0]))
     bench = judged_evaluation(sources, **SIZES)
     rng = np.random.default_rng(0)
     ours, theirs = (spoken([["x" * n for n in row] for row in rng.integers(1, 60, size=(2, 20))]) for _ in range(2))
@@ -345,7 +348,10 @@ def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources):
     won = (counts[0] > counts[1]).astype(float)
     rates = bench.controlled(won, ours, theirs)
     assert list(rates) == ["length-controlled win rate (ours)"]
-    assert rates["length-controlled win rate (ours)"] == lengths.controlled_win_rate(won, *counts)
+    assert rates["length-controlled win rate (ours)"] == scores.estimate(won)
+    [given] = asked
+    for ours_given, expected in zip(given, (won, *counts), strict=True):
+        np.testing.assert_array_equal(ours_given, expected)
     assert bench.controlled(np.ones((1, 2)), spoken([["aa", "aa"]]), spoken([["a", "a"]])) == {}  # nothing to tell by
 
 
