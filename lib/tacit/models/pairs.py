@@ -55,7 +55,6 @@ def load_pair(
     expert_revision: str | None = None,
     amateur_revision: str | None = None,
     dtype: str = "float32",
-    device: str | None = None,
     chat_template: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an expert, its amateur and the expert's tokenizer, checked by ``check_pair``.
@@ -66,7 +65,7 @@ def load_pair(
     tokenizer = load_tokenizer(expert, revision=expert_revision, chat_template=chat_template)
     other = load_tokenizer(amateur, revision=amateur_revision, chat_template=tokenizer.chat_template)
     models = [
-        load_model(name, revision=revision, dtype=dtype, device=device)
+        load_model(name, revision=revision, dtype=dtype)
         for name, revision in ((expert, expert_revision), (amateur, amateur_revision))
     ]
     check_pair(models[0], models[1], tokenizer, other)
