@@ -1,174 +1,49 @@
 """Rules as a linear model of log p_post - log p_pre: fitted on text, measured, and decoded with.
 
-Hewitt et al. (2024) add hand-written scores to a pretrained model's logits; CoDIT (Ichinose et al. 2026) adds the log-ratio of a
-post-trained and a pretrained model. The former has the form of a few terms of the latter, so that their best values can be fitted:
-for the next token v after t tokens of a response
+Hewitt et al. (2024) add hand-written scores to a pretrained model's logits; CoDIT (Ichinose et al. 2026) adds the
+log-ratio of a post-trained and a pretrained model. The former has the form of a few terms of the latter, so their best
+values can be fitted: for the next token v after t tokens of a response
 
     log p_post(v) - log p_pre(v)  ~  bias[v] + ramp * t * 1[v = end] + repetition * 1[v in the response so far] + c_t
 
-by weighted least squares. What is constant in v (c_t: both normalisers, among others) changes no distribution, so that ratios and
-predictions count only as they differ within a position: both are centred there by their weighted mean. All functions work on
-numpy arrays over *entries*, the pairs of a position and a token whose weight is worth keeping; nothing is of size positions x
-vocabulary, unless every entry is kept.
+by weighted least squares. What is constant in v (c_t: both normalisers, among others) changes no distribution, so
+ratios and predictions count only as they differ within a position: both are centred there by their weighted mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from datasets import Dataset
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from tacit.decoding.generation import MakeProcessors, Response
 from tacit.decoding.rules import Diversity, EndRamp, TokenBias, resolve_tokens
-from tacit.experiments.arms import cached_responses
-from tacit.models.chat import encode_prompt
-from tacit.scoring.likelihoods import in_batches, next_logits
+from tacit.findings.logratios import LogRatios, join, log_ratios, pair_ratios
 from tacit.scoring.scores import Estimate, from_draws
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fingerprint
 
+__all__ = [
+    "TERMS", "LinearRules", "LogRatios", "agreement", "along", "best_scale", "end_curve", "explained_by",
+    "explained_variance", "fit_rules", "join", "log_ratios", "mean_rules", "pair_ratios", "strongest",
+    "variance_left", "written_rules",
+]  # fmt: skip
 TERMS = ("bias", "ramp", "repetition")
-
-
-@dataclass(frozen=True)
-class LogRatios:
-    """log p_post - log p_pre of possible next tokens at positions of responses, in nats.
-
-    P positions: ``text`` the response's id, ``t`` its tokens so far, ``kept`` the share of the position's weight that
-    is in the entries. E entries: ``position``, ``token``, ``ratio``, ``weight``, and ``used``: does the response so far hold
-    the token? ``width`` is the number of tokens of the vocabulary (of the logits), ``end`` the tokenizer's end token.
-    """
-
-    text: np.ndarray  # [P] of str
-    t: np.ndarray  # [P] of int
-    kept: np.ndarray  # [P] of float
-    position: np.ndarray  # [E] of int
-    token: np.ndarray  # [E] of int
-    ratio: np.ndarray  # [E] of float
-    weight: np.ndarray  # [E] of float
-    used: np.ndarray  # [E] of bool
-    width: int
-    end: int
-
-    def centred(self, values: np.ndarray) -> np.ndarray:
-        """``values`` [E] less their weighted mean at each position, [E]."""
-        sums, weights = (np.bincount(self.position, w, len(self.t)) for w in (self.weight * values, self.weight))
-        return values - (sums / np.maximum(weights, 1e-300))[self.position]  # a position may have no entry
-
-    def seen(self) -> np.ndarray:
-        """Each token's total weight, [width]: at how many positions it is expected, where weights are probabilities."""
-        return np.bincount(self.token, self.weight, self.width)
-
-    def spread(self) -> np.ndarray:
-        """Each token's weighted variance within positions, summed over them, [width]: what a fit of its bias rests on.
-
-        A position at which the token is certain adds nothing: no bias could change what is said there.
-        """
-        mass = np.bincount(self.position, self.weight, len(self.t))[self.position]
-        return np.bincount(self.token, self.weight - self.weight**2 / mass, self.width)
-
-
-@torch.inference_mode()
-def log_ratios(
-    post: PreTrainedModel,
-    pre: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    instructions: Sequence[str],
-    responses: Sequence[Response],
-    *,
-    ids: Sequence[str],
-    weights: str = "decoding",
-    least: float = 1e-5,
-    batch_tokens: int = 8192,
-) -> LogRatios:
-    """The log-ratios at every position of ``responses`` to ``instructions``, the end token's position included.
-
-    ``weights`` ``decoding`` are (p_post + p_pre) / 2, what decoding with either meets; ``uniform`` are 1. Entries with a weight
-    below ``least`` are left out (0 keeps all of them: P x V entries). One forward pass of each model per batch, softmax in
-    float32; only real positions become entries, never padding. It does not cut what exceeds a model's context. Raises
-    TacitError where there is no position, for unknown weights, and for a row that does not fit into memory.
-    """
-    if weights not in ("decoding", "uniform"):
-        raise TacitError(f"weights are decoding or uniform, not {weights!r}")
-    ids, responses = list(ids), list(responses)
-    rows = [i for i, said in enumerate(responses) if said.tokens]
-    if not rows:
-        raise TacitError("there is no text to fit on: every response is empty")
-    prompts = {i: encode_prompt(tokenizer, instructions[i]) for i in rows}
-    inputs = [[*prompts[i], *responses[i].tokens][:-1] for i in rows]
-
-    def score(batch: list[int]) -> list[dict[str, np.ndarray]]:
-        tokens, first = [inputs[j] for j in batch], [len(prompts[rows[j]]) - 1 for j in batch]
-        pairs = zip(*(next_logits(model, tokenizer, tokens, first) for model in (post, pre)), strict=True)
-        return [
-            _entries(*pair, said=responses[rows[j]].tokens, weights=weights, least=least)
-            for j, pair in zip(batch, pairs, strict=True)
-        ]
-
-    parts = in_batches(inputs, score, batch_tokens=batch_tokens)
-    lengths = [len(part["kept"]) for part in parts]
-    starts = np.cumsum([0, *lengths[:-1]])
-    joined = {
-        name: np.concatenate([part[name] for part in parts]) for name in ("kept", "token", "ratio", "weight", "used")
-    }
-    return LogRatios(
-        text=np.repeat([str(ids[i]) for i in rows], lengths),
-        t=np.concatenate([np.arange(n) for n in lengths]),
-        position=np.concatenate([part["position"] + start for part, start in zip(parts, starts, strict=True)]),
-        width=parts[0]["width"],
-        end=tokenizer.eos_token_id,
-        **joined,
-    )
-
-
-def _entries(post: Tensor, pre: Tensor, *, said: Sequence[int], weights: str, least: float) -> dict[str, np.ndarray]:
-    """The entries of one response from both models' logits [T, V] at its positions."""
-    ours, theirs = (torch.log_softmax(z.float(), dim=-1) for z in (post, pre))
-    n, width = ours.shape
-    weight = (ours.exp() + theirs.exp()) / 2 if weights == "decoding" else torch.ones_like(ours)
-    keep = weight >= least
-    position, token = (x.cpu().numpy() for x in keep.nonzero(as_tuple=True))
-    first = np.full(width, n)  # where each token is first said
-    for t, v in reversed(list(enumerate(said))):
-        first[v] = t
-    return {
-        "kept": ((weight * keep).sum(dim=-1) / weight.sum(dim=-1)).double().cpu().numpy(),
-        "position": position,
-        "token": token,
-        "ratio": (ours - theirs)[keep].double().cpu().numpy(),
-        "weight": weight[keep].double().cpu().numpy(),
-        "used": first[token] < position,
-        "width": width,
-    }
-
-
-def join(*parts: LogRatios, balanced: bool = False) -> LogRatios:
-    """Several tables as one; positions of the same id count as one text's. ``balanced``: each part weighs the same in total."""
-    starts = np.cumsum([0, *(len(part.t) for part in parts)])
-    scales = [starts[-1] / len(parts) / len(part.t) if balanced else 1.0 for part in parts]
-    names = ("text", "t", "kept", "token", "ratio", "used")
-    return replace(
-        parts[0],
-        position=np.concatenate([part.position + start for part, start in zip(parts, starts[:-1], strict=True)]),
-        weight=np.concatenate([part.weight * scale for part, scale in zip(parts, scales, strict=True)]),
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
-    )
+ALIKE = 20  # tokens of about one spread, among which ``agreement`` draws
 
 
 @dataclass(frozen=True)
 class LinearRules:
     """Scores to add to a model's logits, in nats.
 
-    ``bias`` [width] per token; ``ramp`` for each token of the response so far, on the end token; ``repetition`` once on
-    every token that the response has used.
+    ``bias`` [width] is added per token, ``ramp`` to the end token for each token of the response so far, and
+    ``repetition`` once to every token that the response has used.
     """
 
     bias: np.ndarray
@@ -189,17 +64,17 @@ class LinearRules:
         return {"what": "linear rules", "scores": fingerprint([self.bias.tolist(), self.ramp, self.repetition])}
 
     def make_processors(self, tokenizer: PreTrainedTokenizerBase) -> MakeProcessors:
-        """The rules for ``generate_responses``, by the processors of ``tacit.decoding.rules``: terms of 0 are left out."""
+        """The rules for ``generate_responses``, as processors of ``tacit.decoding.rules``; terms of 0 are left out."""
         biases = {int(v): float(self.bias[v]) for v in np.flatnonzero(self.bias)}
 
         def make(prompt_mask: Tensor) -> list[LogitsProcessor]:
-            made: list[LogitsProcessor] = [TokenBias(biases)] if biases else []
+            processors: list[LogitsProcessor] = [TokenBias(biases)] if biases else []
             if self.ramp:
                 place = {"eos_token_id": tokenizer.eos_token_id, "prompt_width": prompt_mask.shape[1]}
-                made.append(EndRamp(weight=self.ramp, horizon=1, **place))
+                processors.append(EndRamp(weight=self.ramp, horizon=1, **place))
             if self.repetition:
-                made.append(Diversity(prompt_mask=prompt_mask, weight=self.repetition))
-            return made
+                processors.append(Diversity(prompt_mask=prompt_mask, weight=self.repetition))
+            return processors
 
         return make
 
@@ -215,8 +90,8 @@ def written_rules(
 ) -> LinearRules:
     """Hewitt et al.'s three rules in this form, from the options of ``tacit.decoding.rules.make_rules``.
 
-    Theirs as in the paper's text: a ramp without end and repetition of the response's tokens. Tokens that the vocabulary lacks
-    are left out: ``tacit.decoding.rules.resolve_tokens`` reports them.
+    They are as in the paper's text: a ramp without end, and repetition of the response's tokens. Tokens that the
+    vocabulary lacks are left out: ``tacit.decoding.rules.resolve_tokens`` reports them.
     """
     bias = np.zeros(width)
     for token, score in resolve_tokens(tokenizer, uniform_tokens)[0].items():
@@ -235,19 +110,19 @@ def fit_rules(
 ) -> LinearRules:
     """The ``terms`` that minimise sum of weight * (centred ratio - centred prediction)^2 + ridge * sum of bias^2.
 
-    With ``tokens``, only these have a bias. ``ridge`` is in positions: a token's bias is halved, roughly, where its ``spread`` is
-    as much. With a ridge on all tokens the biases sum to 0; without one, tokens never seen have 0 and a constant added to the
-    others is arbitrary. The normal equations are solved by conjugate gradients over the entries: memory is that of the
-    entries and O(width). Raises TacitError for unknown terms and for a fit that does not converge.
+    With ``tokens``, only these have a bias. ``ridge`` is in positions: a token's bias is halved, roughly, where its
+    ``spread`` is as much. With a ridge on all tokens the biases sum to 0. Without one, tokens never seen have 0, and a
+    constant added to the others is arbitrary. The normal equations are solved by conjugate gradients over the entries,
+    so memory is that of the entries and O(width). Raises TacitError for unknown terms and for a fit that does not
+    converge.
     """
     unknown = set(terms) - set(TERMS)
     if unknown:
         raise TacitError(f"unknown term {sorted(unknown)[0]!r}: the terms are {', '.join(TERMS)}")
     width = ratios.width
     allowed = np.zeros(width + 2, dtype=bool)
-    allowed[:width] = "bias" in terms and tokens is None
-    if "bias" in terms and tokens is not None:
-        allowed[list(tokens)] = True
+    if "bias" in terms:
+        allowed[slice(width) if tokens is None else list(tokens)] = True
     allowed[width:] = ["ramp" in terms, "repetition" in terms]
     at_end = (ratios.t[ratios.position] * (ratios.token == ratios.end)).astype(float)
 
@@ -279,7 +154,7 @@ def fit_rules(
 
 
 def variance_left(ratios: LogRatios, rules: LinearRules | None = None) -> pd.Series:
-    """Weighted sum of squares of the centred log-ratio that ``rules`` leave, by text; without rules all there is."""
+    """Weighted sum of squares of the centred log-ratio that ``rules`` leave, by text; all there is without rules."""
     left = ratios.ratio if rules is None else ratios.ratio - rules.predicted(ratios)
     squares = np.bincount(ratios.position, ratios.weight * ratios.centred(left) ** 2, len(ratios.t))
     return pd.Series(squares).groupby(ratios.text).sum()
@@ -290,9 +165,9 @@ def explained_variance(
 ) -> Estimate:
     """1 - sum of ``left`` / sum of ``total``, [seeds, texts] each, averaged over seeds, with its 95% interval.
 
-    Seeds and texts are resampled independently, as in ``tacit.scoring.scores.estimate``. With ``less``, what another fit leaves of the
-    same total: the difference, ours minus theirs, on the same resamples. Raises ValueError for unequal shapes and where there is
-    no variance.
+    Seeds and texts are resampled independently, as in ``tacit.scoring.scores.estimate``. With ``less``, which is what
+    another fit leaves of the same total, it is the difference, ours minus theirs, on the same resamples. Raises
+    ValueError for unequal shapes and where there is no variance.
     """
     ours, everything = np.asarray(left, dtype=float), np.asarray(total, dtype=float)
     theirs = everything if less is None else np.asarray(less, dtype=float)
@@ -311,56 +186,25 @@ def explained_variance(
 
 
 def explained_by(
-    rules: Sequence[LinearRules],
-    ratios: Sequence[LogRatios],
-    *,
-    less: Sequence[LinearRules] | None = None,
-    **options,
+    rules: Sequence[LinearRules], ratios: Sequence[LogRatios], *, less: Sequence[LinearRules] | None = None
 ) -> Estimate:
     """``explained_variance`` of each seed's rules on its ratios; with ``less`` that of other rules subtracted.
 
-    Every seed's ratios must be of the same texts, by id; only their number is checked. ``options`` are ``explained_variance``'s. Raises
-    ValueError as it does, and unless there are as many rules as ratios, of as many texts for each seed.
+    Every seed's ratios must be of the same texts, by id; only their number is checked. Raises ValueError as
+    ``explained_variance`` does, and unless there are as many rules as ratios, of as many texts for each seed.
     """
+
+    def leave(some: Sequence[LinearRules]) -> np.ndarray:
+        return np.stack([variance_left(*pair) for pair in zip(ratios, some, strict=True)])
+
     total = np.stack([variance_left(each) for each in ratios])
-    left, more = (
-        None if some is None else np.stack([variance_left(*pair) for pair in zip(ratios, some, strict=True)])
-        for some in (rules, less)
-    )
-    return explained_variance(left, total, less=more, **options)
+    return explained_variance(leave(rules), total, less=None if less is None else leave(less))
 
 
 def best_scale(rules: LinearRules, ratios: LogRatios) -> float:
     """The factor on ``rules`` that leaves the least of the log-ratio: least squares with one unknown."""
     predicted = ratios.centred(rules.predicted(ratios))
     return float((ratios.weight * predicted) @ ratios.centred(ratios.ratio) / ((ratios.weight * predicted) @ predicted))
-
-
-def pair_ratios(
-    post: PreTrainedModel,
-    post_key: dict,
-    pre: PreTrainedModel,
-    pre_key: dict,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Dataset,
-    *,
-    max_new_tokens: int,
-    seed: int,
-    **options,
-) -> dict[str, LogRatios]:
-    """``log_ratios`` on both models' own responses to ``examples``, sampled at T = 1: ``tuned``, ``base``, ``mixture``.
-
-    The first is p_post's text, which never goes past its end token; the second p_pre's, which does. The mixture weighs both the
-    same in total. Both are cut after ``max_new_tokens``; the responses are kept in the cache. ``options`` are ``log_ratios``'s. Raises
-    TacitError as ``log_ratios`` and ``generate_responses`` do.
-    """
-    ask, ids = list(examples["instruction"]), list(examples["id"])
-    found = {}
-    for kind, model, key in (("tuned", post, post_key), ("base", pre, pre_key)):
-        sampling = {"ids": ids, "max_new_tokens": max_new_tokens, "temperature": 1.0, "seed": seed}
-        said = cached_responses(model, key, tokenizer, ask, **sampling)
-        found[kind] = log_ratios(post, pre, tokenizer, ask, said, ids=ids, **options)
-    return found | {"mixture": join(found["tuned"], found["base"], balanced=True)}
 
 
 def strongest(rules: LinearRules, ratios: LogRatios, n: int) -> list[int]:
@@ -375,39 +219,33 @@ def agreement(
     written: Mapping[int, float],
     *,
     n_strongest: int,
-    n_alike: int = 20,
     n_permutations: int = 2_000,
     seed: int = 0,
 ) -> dict[str, float]:
     """Do fitted rules find the tokens of hand-written ones, ``written`` scores by id, and give them the same signs?
 
-    Only tokens that the text can tell anything of are compared: those expected at one position at least. ``written``: how many
-    hand-written tokens there are; ``compared``: how many of them count; ``found``: how many of these are among the
-    ``n_strongest``; ``same sign``: on which share of these the signs agree. Chance is the mean over draws of as many tokens for
-    the same scores, p the share of draws that are at least as good (the observed one included). A token is drawn among the
-    ``n_alike`` of about its own ``spread``: hand-written tokens are common ones, which rank high under any rules. NaN where
-    nothing can be compared.
+    Only tokens that the text can tell anything of are compared: those expected at one position at least. ``written`` is
+    how many hand-written tokens there are, ``compared`` how many of them count, ``found`` how many of these are among
+    the ``n_strongest``, and ``same sign`` on which share of these the signs agree. Chance is the mean over draws of as
+    many tokens for the same scores, and p the share of draws that are at least as good (the observed one included). A
+    token is drawn among those of about its own ``spread``: hand-written tokens are common ones, which rank high under
+    any rules. NaN where nothing can be compared.
     """
     pool = np.flatnonzero(ratios.seen() >= 1)
     compared = [v for v in written if v in set(pool.tolist())]
     top = np.isin(np.arange(ratios.width), strongest(rules, ratios, n_strongest))
     signs = np.sign([written[v] for v in compared])
+    counts = {"written": len(written), "compared": len(compared)}
+    names = [f"{measure}{part}" for measure in ("found", "same sign") for part in ("", ", chance", ", p")]
+    if not compared:
+        return counts | dict.fromkeys(names, np.nan)
+    by_spread = pool[np.argsort(ratios.spread()[pool], kind="stable")]
+    groups = np.array_split(by_spread, max(1, len(pool) // ALIKE))
+    alike = [group for group in groups if np.isin(group, compared).any()]
+    places = [np.flatnonzero(np.isin(compared, group)) for group in alike]  # in ``compared``, by group
 
     def measure(tokens: Sequence[int]) -> tuple[float, float]:
         return float(top[tokens].sum()), float(np.mean(np.sign(rules.bias[tokens]) == signs))
-
-    counts = {"written": len(written), "compared": len(compared)}
-    if not compared:
-        return (
-            counts
-            | dict.fromkeys(("found", "found, chance", "found, p"), np.nan)
-            | dict.fromkeys(("same sign", "same sign, chance", "same sign, p"), np.nan)
-        )
-    by_spread = pool[np.argsort(ratios.spread()[pool], kind="stable")]
-    alike = [
-        group for group in np.array_split(by_spread, max(1, len(pool) // n_alike)) if np.isin(group, compared).any()
-    ]
-    places = [np.flatnonzero(np.isin(compared, group)) for group in alike]  # in ``compared``, by group
 
     def draw() -> np.ndarray:
         tokens = np.empty(len(compared), dtype=int)
@@ -419,8 +257,8 @@ def agreement(
     rng = np.random.default_rng(seed)
     drawn = np.array([measure(draw()) for _ in range(n_permutations)])
     p = ((drawn >= observed - 1e-12).sum(axis=0) + 1) / (n_permutations + 1)
-    rows = zip(("found", "same sign"), observed, drawn.mean(axis=0), p, strict=True)
-    return counts | {k: v for name, o, c, q in rows for k, v in ((name, o), (f"{name}, chance", c), (f"{name}, p", q))}
+    values = np.stack([observed, drawn.mean(axis=0), p], axis=1)  # [2 measures, 3 parts]
+    return counts | dict(zip(names, values.ravel().tolist(), strict=True))
 
 
 def along(
@@ -428,20 +266,20 @@ def along(
 ) -> pd.DataFrame:
     """What models and rules make of each token of one response, whose ``ratios`` hold all entries.
 
-    Columns: ``t``; ``token``, the one said; ``log-ratio`` and ``rules``, both centred as in the fit, in nats; the same of the
-    ``end`` token at that position. Raises ValueError for ratios of another text or with entries left out.
+    Columns: ``t``; ``token``, the response's own; ``log-ratio`` and ``rules``, both centred as in the fit, in nats; the
+    same of the ``end`` token at that position. Raises ValueError for ratios of another text or with entries left out.
     """
     n = len(ratios.t)
     if n != len(response.tokens) or len(ratios.token) != n * ratios.width:
         raise ValueError("give the ratios of this response alone, with least=0")
     both = {"log-ratio": ratios.centred(ratios.ratio), "rules": ratios.centred(rules.predicted(ratios))}
     squares = {name: values.reshape(n, ratios.width) for name, values in both.items()}
-    said, steps = list(response.tokens), np.arange(n)
+    tokens = list(response.tokens)
     return pd.DataFrame(
         {
             "t": ratios.t,
-            "token": [repr(tokenizer.decode([v])) for v in said],
-            **{name: values[steps, said] for name, values in squares.items()},
+            "token": [repr(tokenizer.decode([v])) for v in tokens],
+            **{name: values[np.arange(n), tokens] for name, values in squares.items()},
             **{f"end: {name}": values[:, ratios.end] for name, values in squares.items()},
         }
     )
@@ -450,8 +288,9 @@ def along(
 def end_curve(rules: LinearRules, ratios: LogRatios, *, step: int) -> pd.DataFrame:
     """The end token's score by length of the response so far: what the ratio asks for beside what ``rules`` give.
 
-    One row per ``step`` response tokens: ``t``, its middle; ``ratio``, the weighted mean of the end token's log-ratio, measured
-    from the level that the rules give the position; ``rules``, that of the rules; ``weight``, how often the end is expected there.
+    There is one row per ``step`` response tokens: ``t``, its middle; ``ratio``, the weighted mean of the end token's
+    log-ratio, measured from the level that the rules give the position; ``rules``, that of the rules; ``weight``, how
+    often the end is expected there.
     """
     fitted = rules.predicted(ratios)
     asked = fitted + ratios.centred(ratios.ratio - fitted)

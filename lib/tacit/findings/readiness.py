@@ -1,7 +1,8 @@
 """How ready a base model is: how well it follows before tuning, under rules, and after two kinds of tuning.
 
-A measurement is a record of one base model: how it was pretrained, the settings of the measurement, and for each arm one
-text of zeros and ones per seed, the strict verdicts on the test prompts. Records are kept where checkpoints are not.
+A measurement is a record of one base model: how it was pretrained, the settings of the measurement, and the strict and
+lenient verdicts on the test prompts, for each arm one text of zeros and ones per seed. Records are kept where
+checkpoints are not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
+from tacit.decoding.generation import Response
 from tacit.experiments.arms import ruled_responses, tuned_responses
 from tacit.experiments.evaluation import BROAD, Evaluation
 from tacit.models import chat
@@ -38,16 +41,17 @@ def fit_rules(
 ) -> dict:
     """The options of ``make_rules`` that score best on ``bench``'s validation prompts: the first of equals.
 
-    ``rules`` with each end weight and its token constants times each scale; ``respond`` answers instructions under rules.
+    Each choice is ``rules`` with one of the end weights and its token constants times one of the scales; ``respond``
+    answers instructions under rules.
     """
     prompts = bench.validation
-    tried = []
+    scored = []
     for weight, scale in itertools.product(end_weights, uniform_scales):
         tokens = {token: scale * value for token, value in rules["uniform_tokens"].items()}
         options = rules | {"end_weight": weight, "uniform_tokens": tokens}
-        said = respond(instructions=prompts["instruction"], ids=prompts["id"], rules=options)
-        tried.append((float(bench.score(prompts, said)["strict"].mean()), options))
-    return max(tried, key=lambda pair: pair[0])[1]
+        responses = respond(instructions=prompts["instruction"], ids=prompts["id"], rules=options)
+        scored.append((float(bench.score(prompts, responses)["strict"].mean()), options))
+    return max(scored, key=lambda pair: pair[0])[1]
 
 
 def measure_base(
@@ -67,53 +71,32 @@ def measure_base(
 ) -> dict[str, Any]:
     """Measure one base model on ``bench``, which must have verifiers: a record as the module's docstring describes.
 
-    Arms: the base model in the chat format; in a format of its corpus (questions under ``Q:``); under the rules; and tuned on ``n_train``
-    examples, one model per seed: on responses alone, on the ``narrow`` task, on all instructions. What can be fitted is fitted for each
-    base model on validation prompts: the rules' weights (``fit_rules``) and each arm's epochs. ``settings`` are ``finetune``'s.
-    Raises TacitError without verifiers.
+    Arms: the base model in the chat format; in a format of its corpus (questions under ``Q:``); under the rules; and
+    tuned on ``n_train`` examples, one model per seed: on responses alone, on the ``narrow`` task, on all instructions.
+    What can be fitted is fitted for each base model on validation prompts: the rules' weights (``fit_rules``) and each
+    arm's epochs. ``settings`` are ``finetune``'s. Raises TacitError without verifiers.
     """
     if not bench.verified:
         raise TacitError("readiness is measured with verifiers: give a world")
     tokenizer = load_tokenizer(base, chat_template=chat.tulu_template())
-    seen = load_tokenizer(base, chat_template=chat.faq_template())
-    model, key = load_model(base), weights_key(base)
-    respond = partial(ruled_responses, model, key, max_new_tokens=max_new_tokens)
-    fitted = fit_rules(
-        partial(respond, tokenizer), bench=bench, rules=rules, end_weights=end_weights, uniform_scales=uniform_scales
-    )
-    ask = {"instructions": bench.test["instruction"], "ids": bench.test["id"]}
-    answers = {
-        "base": [respond(tokenizer, rules={"rules": []}, **ask)],
-        "base, seen format": [respond(seen, rules={"rules": []}, **ask)],
-        "three rules": [respond(tokenizer, rules=fitted, **ask)],
-    }
+    search = {"rules": rules, "end_weights": list(end_weights), "uniform_scales": list(uniform_scales)}
+    fitted, responses = _untuned_arms(base, tokenizer, bench=bench, max_new_tokens=max_new_tokens, **search)
     draws = {
         "response-tuned": partial(bench.draw, BROAD, n=n_train, blank=True),
         "narrow": partial(bench.draw, narrow, n=n_train),
         "instruction-tuned": partial(bench.draw, BROAD, n=n_train),
     }
+    tuning = {"choices": epochs, "selection_seed": selection_seed, "max_new_tokens": max_new_tokens, **settings}
+    tuning["validate"] = bench.validate(tokenizer, max_new_tokens=max_new_tokens)
     chosen = {}
     for arm, draw in draws.items():
-        validate = bench.validate(tokenizer, max_new_tokens=max_new_tokens)
-        options = {
-            "choices": epochs,
-            "selection_seed": selection_seed,
-            "validate": validate,
-            "max_new_tokens": max_new_tokens,
-        }
-        answers[arm], made = tuned_responses(base, tokenizer, draw, bench.test, seeds=seeds, **options, **settings)
-        chosen[arm] = made["epochs"]
-    tables = {arm: [bench.score(bench.test, said) for said in per_seed] for arm, per_seed in answers.items()}
-    verdicts = {
-        arm: {kind: ["".join("01"[int(v)] for v in table[kind]) for table in per_seed] for kind in SCORES}
-        for arm, per_seed in tables.items()
-    }
-    given = {"narrow": narrow, "rules": rules, "end_weights": list(end_weights), "uniform_scales": list(uniform_scales)}
-    given |= {"seeds": list(seeds), "selection_seed": selection_seed, "n_train": n_train, "epochs": list(epochs)}
+        responses[arm], record = tuned_responses(base, tokenizer, draw, bench.test, seeds=seeds, **tuning)
+        chosen[arm] = record["epochs"]
+    sizes = {"seeds": list(seeds), "selection_seed": selection_seed, "n_train": n_train, "epochs": list(epochs)}
     return {
         "base": Path(base).name,
         "pretraining": read_pretraining(base),
-        "settings": given | {"max_new_tokens": max_new_tokens, **settings},
+        "settings": {"narrow": narrow, **search, **sizes, "max_new_tokens": max_new_tokens, **settings},
         "fitted": {"epochs": chosen, "rules": fitted},
         "made_with": {
             "library": provenance.library_hash(),
@@ -122,8 +105,28 @@ def measure_base(
         },
         "prompts": list(bench.test["id"]),
         "families": list(bench.test["family"]),
-        "verdicts": verdicts,
+        "verdicts": {arm: _verdict_texts(bench, per_seed) for arm, per_seed in responses.items()},
     }
+
+
+def _untuned_arms(
+    base: str, tokenizer: PreTrainedTokenizerBase, *, bench: Evaluation, max_new_tokens: int, **search
+) -> tuple[dict, dict[str, list[list[Response]]]]:
+    """The fitted rules, and the responses to the test prompts of the arms that tune nothing, as of one seed."""
+    seen = load_tokenizer(base, chat_template=chat.faq_template())
+    respond = partial(ruled_responses, load_model(base), weights_key(base), max_new_tokens=max_new_tokens)
+    fitted = fit_rules(partial(respond, tokenizer), bench=bench, **search)
+    prompts = {"instructions": bench.test["instruction"], "ids": bench.test["id"]}
+    return fitted, {
+        "base": [respond(tokenizer, rules={"rules": []}, **prompts)],
+        "base, seen format": [respond(seen, rules={"rules": []}, **prompts)],
+        "three rules": [respond(tokenizer, rules=fitted, **prompts)],
+    }
+
+
+def _verdict_texts(bench: Evaluation, per_seed: Sequence[Sequence[Response]]) -> dict[str, list[str]]:
+    tables = [bench.score(bench.test, responses) for responses in per_seed]
+    return {kind: ["".join("01"[int(v)] for v in table[kind]) for table in tables] for kind in SCORES}
 
 
 def read_pretraining(base: str) -> dict[str, Any]:

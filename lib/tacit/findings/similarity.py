@@ -15,15 +15,17 @@ from tacit.models.loading import locate, split_revision
 from tacit.scoring.scores import Estimate, from_draws
 from tacit.support.errors import TacitError
 
+BATCH_TEXTS = 64  # encoded at once
+TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # of a 95% interval
 Encode = Callable[[Sequence[str]], np.ndarray]  # texts -> [n, dimensions], rows of length one (or zero)
 
 
-def make_encoder(name: str, *, corpus: Sequence[str], batch_size: int = 64) -> Encode:
+def make_encoder(name: str, *, corpus: Sequence[str]) -> Encode:
     """An encoder of texts into unit vectors.
 
-    ``tfidf`` weighs words by their rarity in ``corpus`` (words that are not in it count nothing). Any other name is a
-    sentence encoder, a folder or a hub id (with @revision): the mean of its last hidden states over the tokens. Raises TacitError for a
-    checkpoint that is not there.
+    ``tfidf`` weighs words by their rarity in ``corpus``; words that are not in it count nothing. Any other name is a
+    sentence encoder, a folder or a hub id (with @revision): a text's vector is the mean of its last hidden states over
+    the tokens. Raises TacitError for a checkpoint that is not there.
     """
     if name == "tfidf":
         vectorizer = TfidfVectorizer(token_pattern=r"(?u)\w+|[^\w\s]", sublinear_tf=True).fit(corpus)
@@ -34,22 +36,21 @@ def make_encoder(name: str, *, corpus: Sequence[str], batch_size: int = 64) -> E
         tokenizer = AutoTokenizer.from_pretrained(locate(place), **options)
         model = AutoModel.from_pretrained(locate(place), use_safetensors=True, **options).eval()
     except Exception as error:  # offline, gated, no such id or folder, no safetensors
-        raise TacitError(
-            f"cannot load the encoder {name} ({type(error).__name__}): give tfidf, a folder or a hub id"
-        ) from error
+        kind = type(error).__name__
+        raise TacitError(f"cannot load the encoder {name} ({kind}): give tfidf, a folder or a hub id") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def encode_batch(texts: list[str]) -> torch.Tensor:
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(model.device)
+        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        mask = batch["attention_mask"][..., None]  # [B, T, 1]
+        mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)  # an empty text has no tokens
+        return torch.nn.functional.normalize(mean.float(), dim=-1)
 
     @torch.inference_mode()
     def encode(texts: Sequence[str]) -> np.ndarray:
-        rows = []
-        for start in range(0, len(texts), batch_size):
-            batch = tokenizer(
-                list(texts[start : start + batch_size]), padding=True, truncation=True, return_tensors="pt"
-            ).to(model.device)
-            hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-            mask = batch["attention_mask"][..., None]  # [B, T, 1]
-            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)  # an empty text has no tokens
-            rows.append(torch.nn.functional.normalize(mean.float(), dim=-1))
+        texts = list(texts)
+        rows = [encode_batch(texts[i : i + BATCH_TEXTS]) for i in range(0, len(texts), BATCH_TEXTS)]
         return torch.cat(rows).cpu().numpy()
 
     return encode
@@ -71,24 +72,23 @@ def style_adherence(encode: Encode, texts: Sequence[str], *, narrow: Sequence[st
     return mean_similarity(encode, texts, narrow) - mean_similarity(encode, texts, broad)
 
 
-def rank_correlation(
-    x: ArrayLike, y: ArrayLike, *, level: float = 0.95, n_resamples: int = 500, seed: int = 0
-) -> Estimate:
+def rank_correlation(x: ArrayLike, y: ArrayLike, *, n_resamples: int = 500, seed: int = 0) -> Estimate:
     """Spearman's rank correlation of ``x`` [prompts] and each row of ``y`` [seeds, prompts], averaged over the seeds.
 
-    The interval is a percentile bootstrap over seeds and prompts, resampled independently. The paper reports none.
+    The 95% interval is a percentile bootstrap over seeds and prompts, resampled independently. The paper reports none.
     Raises ValueError for other shapes.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if y.ndim != 2 or x.shape != y.shape[1:]:
         raise ValueError(f"need x [prompts] and y [seeds, prompts], got {x.shape} and {y.shape}")
 
+    def correlate(a: np.ndarray, b: np.ndarray) -> float:
+        return np.corrcoef(a, b)[0, 1] if np.ptp(a) and np.ptp(b) else 0.0
+
     def mean(rows: np.ndarray, columns: np.ndarray) -> float:
-        ranked_x = stats.rankdata(x[columns])
-        ranked_y = stats.rankdata(y[np.ix_(rows, columns)], axis=1)
-        return float(
-            np.mean([np.corrcoef(ranked_x, row)[0, 1] if np.ptp(row) and np.ptp(ranked_x) else 0.0 for row in ranked_y])
-        )
+        ranks = stats.rankdata(x[columns])
+        others = stats.rankdata(y[np.ix_(rows, columns)], axis=1)
+        return float(np.mean([correlate(ranks, row) for row in others]))
 
     rng = np.random.default_rng(seed)
     n_seeds, n_prompts = y.shape
@@ -96,14 +96,14 @@ def rank_correlation(
         mean(rng.integers(n_seeds, size=n_seeds), rng.integers(n_prompts, size=n_prompts)) for _ in range(n_resamples)
     ]
     value = mean(np.arange(n_seeds), np.arange(n_prompts))
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    return from_draws(value, drawn, n_seeds=n_seeds, n_prompts=n_prompts, tails=tails)
+    return from_draws(value, drawn, n_seeds=n_seeds, n_prompts=n_prompts, tails=TAILS)
 
 
 def similarity_bins(x: ArrayLike, *, n_bins: int) -> np.ndarray:
     """The bin of each similarity ``x`` [texts], 1 (least similar) to ``n_bins``, as integers [texts].
 
-    Equally many in each, up to one, and so not equally wide; ties by position, so that equal similarities may fall into two bins.
+    The bins hold equally many texts, up to one, and so are not equally wide. Ties go by position, so equal similarities
+    may fall into two bins.
     """
     order = np.argsort(np.asarray(x, dtype=float), kind="stable")
     bins = np.empty(len(order), dtype=int)

@@ -1,8 +1,8 @@
 """What post-training did to a model's weights, as a vector: added, scaled, compared, and what it does to first order.
 
-Ilharco et al. (2023, task arithmetic) take differences of weights; Huang et al. (2310.04799, the chat vector) add the one of chat
-tuning to a base model whose pretraining went on; Zheng et al. (2404.16792, ExPO) go beyond the tuned model. A vector maps each
-parameter's name to a tensor; parameters that a model ties occur once, under the first of their names.
+Ilharco et al. (2023, task arithmetic) take differences of weights; Huang et al. (2310.04799, the chat vector) add the
+one of chat tuning to a base model whose pretraining went on; Zheng et al. (2404.16792, ExPO) go beyond the tuned model.
+A vector maps each parameter's name to a tensor. Parameters that a model ties occur once, under their first name.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from tacit.scoring.scores import Estimate, from_draws
 from tacit.support.errors import TacitError
 
 Vector = Mapping[str, Tensor]
+BATCH_TOKENS = 4096  # in one pass, padding included: forward-mode differentiation takes more memory than scoring
+N_RESAMPLES = 2_000
 
 
 def check_fit(model: PreTrainedModel, shapes: Mapping[str, torch.Size]) -> None:
-    """Raise TacitError, naming the first parameter that differs, unless ``model`` has just the parameters of ``shapes``."""
+    """Raise TacitError, naming the first parameter that differs, unless ``model`` has just those of ``shapes``."""
     own = {name: p.shape for name, p in model.named_parameters()}
     for name in [*own, *(name for name in shapes if name not in own)]:
         if own.get(name) != shapes.get(name):
@@ -40,10 +42,11 @@ def check_fit(model: PreTrainedModel, shapes: Mapping[str, torch.Size]) -> None:
 
 
 def task_vector(post: PreTrainedModel, pre: PreTrainedModel) -> dict[str, Tensor]:
-    """theta_post - theta_pre, the task vector (Ilharco et al. 2023) that for chat tuning is the chat vector; float32, in main memory.
+    """theta_post - theta_pre in float32, in main memory: the task vector, which for chat tuning is the chat vector.
 
-    Compares names and shapes, not meanings: two pretrainings from different seeds have a difference too, and adding it elsewhere
-    says nothing. Raises TacitError, naming the first parameter that differs, when the architectures do.
+    It compares names and shapes, not meanings: two pretrainings from different seeds have a difference too, and adding
+    it elsewhere says nothing. Source: Ilharco et al. (2023). Raises TacitError, naming the first parameter that
+    differs, when the architectures do.
     """
     check_fit(post, {name: p.shape for name, p in pre.named_parameters()})
     after = dict(post.named_parameters())
@@ -53,8 +56,9 @@ def task_vector(post: PreTrainedModel, pre: PreTrainedModel) -> dict[str, Tensor
 def moved(model: PreTrainedModel, vector: Vector, scale: float = 1.0) -> PreTrainedModel:
     """A copy of ``model`` at theta + scale x vector, in its own dtype; ``model`` stays as it is.
 
-    At a scale above 1 from the pretrained model this is ExPO (Zheng et al. 2404.16792); on another checkpoint of the same
-    architecture, the chat vector's addition (Huang et al. 2310.04799). Raises TacitError where the vector does not fit.
+    At a scale above 1 from the pretrained model this is ExPO (Zheng et al. 2404.16792); on another checkpoint of the
+    same architecture it is the chat vector's addition (Huang et al. 2310.04799). Raises TacitError where the vector
+    does not fit.
     """
     check_fit(model, {name: v.shape for name, v in vector.items()})
     copied = copy.deepcopy(model)
@@ -71,8 +75,6 @@ def _along(
     prompts: Sequence[list[int]],
     responses: Sequence[Sequence[int]],
     read: Callable[[Tensor, Tensor, Tensor], list],
-    *,
-    batch_tokens: int,
 ) -> list[list]:
     """``read(logits, their derivative along vector, tokens)`` of every response, [T, V], [T, V] and [T, 1]; float32."""
     check_fit(model, {name: v.shape for name, v in vector.items()})
@@ -92,15 +94,15 @@ def _along(
 
         z, change = jvp(logits, (weights,), (tangents,))
         dropped = width - z.shape[1]  # none where a model ignores logits_to_keep
-        found = []
+        readings = []
         for row, (i, start) in enumerate(zip(batch, first, strict=True)):
             own = slice(start - dropped, len(inputs[i]) - dropped)
             chosen = torch.tensor([list(responses[i])], device=z.device).T
-            found.append(read(z[row, own].float(), change[row, own].float(), chosen))
-        return found
+            readings.append(read(z[row, own].float(), change[row, own].float(), chosen))
+        return readings
 
     with torch.no_grad(), attention(model, "eager"):  # fused kernels know no forward-mode derivative
-        return in_batches(inputs, score, batch_tokens=batch_tokens)
+        return in_batches(inputs, score, batch_tokens=BATCH_TOKENS)
 
 
 def predicted_changes(
@@ -109,22 +111,21 @@ def predicted_changes(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     responses: Sequence[Sequence[int]],
-    *,
-    batch_tokens: int = 4096,
 ) -> list[list[float]]:
     """grad log p(token) . vector at ``model``'s weights for every response token, in nats: [rows][tokens].
 
-    What first order predicts that a step of the whole vector changes; a step of s times the vector, s times that. One pass of
-    forward-mode differentiation per batch (``torch.func.jvp``), so no gradient is stored; ``prompts`` and ``responses`` are token
-    ids, as for ``likelihoods.token_log_ratios``, which gives the true change. Costs about two forward passes and a copy of the
-    weights. Raises TacitError where the vector does not fit, or a row not into memory.
+    First order predicts that a step of the whole vector changes log p by this, and a step of s times the vector by s
+    times this. It takes one pass of forward-mode differentiation per batch (``torch.func.jvp``), so no gradient is
+    stored: about two forward passes and a copy of the weights. ``prompts`` and ``responses`` are token ids, as for
+    ``likelihoods.token_log_ratios``, which gives the true change. Raises TacitError where the vector does not fit, or a
+    row does not fit into memory.
     """
 
     def slope(z: Tensor, change: Tensor, chosen: Tensor) -> list[float]:
         mean = (torch.softmax(z, dim=-1) * change).sum(dim=-1)  # [T]
         return (change.gather(1, chosen).squeeze(1) - mean).tolist()
 
-    return _along(model, vector, tokenizer, prompts, responses, slope, batch_tokens=batch_tokens)
+    return _along(model, vector, tokenizer, prompts, responses, slope)
 
 
 def linearised_changes(
@@ -135,28 +136,27 @@ def linearised_changes(
     responses: Sequence[Sequence[int]],
     *,
     scales: Sequence[float],
-    batch_tokens: int = 4096,
 ) -> list[list[list[float]]]:
     """The changes at theta + s x vector of a model whose *logits* are linear in its weights: [scales][rows][tokens].
 
-    ``predicted_changes`` with softmax left as it is: what this misses of the true change is the network's curvature, what it has and that
-    misses is softmax's. It allows what a linear log-probability does not, that probabilities saturate. Raises TacitError likewise.
+    This is ``predicted_changes`` with softmax left as it is. What it misses of the true change is the network's
+    curvature, and what it has beyond ``predicted_changes`` is softmax's. Unlike a linear log-probability, it allows
+    probabilities to saturate. Raises TacitError as ``predicted_changes`` does.
     """
 
     def changes(z: Tensor, change: Tensor, chosen: Tensor) -> list[list[float]]:
         before = torch.log_softmax(z, dim=-1)
-        return [
-            (torch.log_softmax(z + s * change, dim=-1) - before).gather(1, chosen).squeeze(1).tolist() for s in scales
-        ]
+        moved = (torch.log_softmax(z + s * change, dim=-1) - before for s in scales)  # one [T, V] at a time
+        return [difference.gather(1, chosen).squeeze(1).tolist() for difference in moved]
 
-    rows = _along(model, vector, tokenizer, prompts, responses, changes, batch_tokens=batch_tokens)
+    rows = _along(model, vector, tokenizer, prompts, responses, changes)
     return [list(of_scale) for of_scale in zip(*rows, strict=True)]
 
 
 def group_of(name: str) -> str:
-    """The part of a model that a parameter belongs to: ``embeddings``, ``layer 3 attention``, ``layer 3 mlp``, ``norms``, ``head``.
+    """The part of a model that a parameter belongs to: ``embeddings``, ``layer 3 mlp``, ``norms``, ``head`` and so on.
 
-    By the names that transformers gives (Llama's, GPT-2's and their kin); ``other`` for what they do not cover.
+    It goes by the names that transformers gives (Llama's, GPT-2's and their kin); what they do not cover is ``other``.
     """
     if re.search(r"vision|multi_modal", name):
         return "other"
@@ -186,26 +186,28 @@ def cosines(a: Vector, b: Vector) -> dict[str, float]:
     groups: dict[str, list[str]] = {"all": list(a)}
     for name in a:
         groups.setdefault(group_of(name), []).append(name)
-    found = {}
+    values = {}
     for group, names in groups.items():
         sizes = dot(a, a, names=names) * dot(b, b, names=names)
-        found[group] = dot(a, b, names=names) / sizes**0.5 if sizes else 0.0
-    return found
+        values[group] = dot(a, b, names=names) / sizes**0.5 if sizes else 0.0
+    return values
 
 
 def alignment(update: Vector, vector: Vector) -> dict[str, float]:
-    """``cosines`` of an update with a vector, and with them ``along``, the share of the vector that the update covers, and
-    ``length``, the update's length over the vector's (their quotient is the cosine)."""
+    """``cosines`` of an update with a vector, and two more numbers, whose quotient is the cosine.
+
+    ``along`` is the share of the vector that the update covers, ``length`` the update's length over the vector's.
+    """
     whole = dot(vector, vector)
-    more = {"along": dot(update, vector) / whole, "length": (dot(update, update) / whole) ** 0.5}
-    return cosines(update, vector) | more
+    along, length = dot(update, vector) / whole, (dot(update, update) / whole) ** 0.5
+    return cosines(update, vector) | {"along": along, "length": length}
 
 
 def tuned_update(student: str, data: Dataset, *, seed: int, dtype: str = "float32", **settings) -> dict[str, Tensor]:
-    """The task vector of ``student`` (a folder, or a hub id with @revision) tuned on ``data``; the model is ``distillation.teach``'s.
+    """The task vector of ``student`` (a folder, or a hub id with @revision) tuned on ``data``.
 
-    Equal arguments find the same model in the cache. ``settings`` are ``finetune``'s. Raises as ``student_tokenizer``, ``tuned_model``
-    and ``task_vector`` do.
+    The tuned model is that of ``distillation.teach``: equal arguments find the same one in the cache. ``settings`` are
+    ``finetune``'s. Raises as ``student_tokenizer``, ``tuned_model`` and ``task_vector`` do.
     """
     name, revision = split_revision(student)
     pairs = data.select_columns(["id", "instruction", "response"])
@@ -215,7 +217,7 @@ def tuned_update(student: str, data: Dataset, *, seed: int, dtype: str = "float3
 
 
 def _moments(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> np.ndarray:
-    """n, sums, squares and products of each row's pairs, centred over all: [rows, 6]. Means of few large numbers lose digits."""
+    """n, sums, squares and products of each row's pairs, [rows, 6], centred over all, as large means cost digits."""
     centres = [np.concatenate([np.asarray(row, dtype=float) for row in side]).mean() for side in (x, y)]
     rows = [
         [np.asarray(side, dtype=float) - c for side, c in zip(pair, centres, strict=True)]
@@ -233,37 +235,29 @@ def _correlations(totals: np.ndarray) -> np.ndarray:
     return np.where(varies, (n * ab - a * b) / np.sqrt(np.where(varies, spread, 1.0)), 0.0)
 
 
-def _draws(x: Sequence, y: Sequence, *, n_resamples: int, seed: int) -> tuple[float, np.ndarray]:
-    """r over all tokens, and over the tokens of resampled rows [n_resamples]; equal seeds draw equal rows."""
+def _draws(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> tuple[float, np.ndarray]:
+    """r over all tokens, and over the tokens of resampled rows [N_RESAMPLES]; each call draws the same rows."""
     moments = _moments(x, y)
     n = len(moments)
-    counts = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=n_resamples)  # [n_resamples, rows]
+    counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=N_RESAMPLES)  # [N_RESAMPLES, rows]
     return float(_correlations(moments.sum(axis=0))), _correlations(counts @ moments)
 
 
-def _interval(value: float, drawn: np.ndarray, n: int) -> Estimate:
-    return from_draws(value, drawn, n_seeds=1, n_prompts=n)
+def correlation(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Estimate:
+    """Pearson's correlation over all tokens of [rows][tokens], with a 95% bootstrap interval over *rows*.
 
-
-def correlation(
-    x: Sequence[Sequence[float]], y: Sequence[Sequence[float]], *, n_resamples: int = 2_000, seed: int = 0
-) -> Estimate:
-    """Pearson's correlation over all tokens of [rows][tokens], with a 95% bootstrap interval over *rows* (tokens of one response
-    are not independent). Says nothing of scale: a prediction that is everywhere twice too large correlates perfectly."""
-    return _interval(*_draws(x, y, n_resamples=n_resamples, seed=seed), len(x))
+    The tokens of one response are not independent. A correlation says nothing of scale: a prediction that is everywhere
+    twice too large correlates perfectly.
+    """
+    return from_draws(*_draws(x, y), n_seeds=1, n_prompts=len(x))
 
 
 def correlation_change(
-    x: Sequence[Sequence[float]],
-    after: Sequence[Sequence[float]],
-    before: Sequence[Sequence[float]],
-    *,
-    n_resamples: int = 2_000,
-    seed: int = 0,
+    x: Sequence[Sequence[float]], after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]
 ) -> Estimate:
-    """``correlation`` of ``x`` with ``after`` minus that with ``before``, paired: each resample draws the same rows for both."""
-    (one, ones), (other, others) = (_draws(x, y, n_resamples=n_resamples, seed=seed) for y in (after, before))
-    return _interval(one - other, ones - others, len(x))
+    """``correlation`` of ``x`` with ``after`` minus that with ``before``; a resample draws the same rows for both."""
+    (one, ones), (other, others) = (_draws(x, y) for y in (after, before))
+    return from_draws(one - other, ones - others, n_seeds=1, n_prompts=len(x))
 
 
 def ranked(rows: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -272,12 +266,13 @@ def ranked(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     return [part.tolist() for part in np.split(ranks, np.cumsum([len(row) for row in rows])[:-1])]
 
 
-def over_seeds(values: Sequence[float], *, level: float = 0.95) -> Estimate:
-    """Mean of one number per seed with Student's t interval, which is honest with few seeds as a bootstrap of them is not.
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of one number per seed with Student's 95% interval, which is honest with few seeds, unlike a bootstrap.
 
-    It takes the seeds' numbers as independent and near normal. One seed, or equal numbers, give no interval: low and high are the mean.
+    It takes the seeds' numbers as independent and near normal. One seed, or equal numbers, give no interval: low and
+    high are the mean.
     """
     numbers = np.asarray(values, dtype=float)
     value, spread = float(numbers.mean()), float(stats.sem(numbers)) if len(numbers) > 1 else 0.0
-    low, high = stats.t.interval(level, len(numbers) - 1, value, spread) if spread else (value, value)
+    low, high = stats.t.interval(0.95, len(numbers) - 1, value, spread) if spread else (value, value)
     return Estimate(value, float(low), float(high), len(numbers), 1)

@@ -1,6 +1,7 @@
-"""Rules as a linear model of the log-ratio: against written-out design matrices, planted rules and hand computations."""
+"""Rules as a linear model of the log-ratio: against written-out design matrices, planted rules and work by hand."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import llama_config, make_model
 from tacit.decoding.generation import Response, generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments.arms import cached_responses
+from tacit.findings import logratios
 from tacit.findings.linearrules import (
     LinearRules,
     LogRatios,
@@ -28,6 +30,7 @@ from tacit.findings.linearrules import (
     written_rules,
 )
 from tacit.models.chat import encode_prompt
+from tacit.scoring.likelihoods import in_batches
 from tacit.support.errors import TacitError
 
 END, WIDTH = 2, 7
@@ -53,7 +56,7 @@ def table(*, positions=40, width=WIDTH, seed=0, missing=0.0):
 
 
 def design(ratios):
-    """The design matrix [E, width + 2] and the ratios [E], centred by each position's weighted mean, times sqrt(weight)."""
+    """The design matrix [E, width + 2] and the ratios [E], centred by each position's mean, times sqrt(weight)."""
     rows = np.zeros((len(ratios.token), ratios.width + 2))
     for i, (p, v) in enumerate(zip(ratios.position, ratios.token, strict=True)):
         rows[i, v] = 1
@@ -232,20 +235,20 @@ def pair(tokenizer):
     """Two random models over the tiny tokenizer's vocabulary and responses of the first, some of them ended."""
     post, pre = (make_model(llama_config(tokenizer), seed=seed) for seed in (0, 1))
     instructions = ["Name a thing.", "What?", "Say something longer about the old river, please."]
-    said = generate_responses(post, tokenizer, instructions, max_new_tokens=9, temperature=1.0, seed=3)
-    return post, pre, instructions, [said[0], replace(said[1], tokens=said[1].tokens[:2]), said[2]]
+    responses = generate_responses(post, tokenizer, instructions, max_new_tokens=9, temperature=1.0, seed=3)
+    return post, pre, instructions, [responses[0], replace(responses[1], tokens=responses[1].tokens[:2]), responses[2]]
 
 
 @torch.inference_mode()
-def test_log_ratios_are_those_of_full_forward_passes_and_padding_never_counts(pair, tokenizer):
-    post, pre, instructions, said = pair
-    ratios = log_ratios(post, pre, tokenizer, instructions, said, ids=["a", "b", "c"], least=0.0)
-    n = [len(s.tokens) for s in said]
+def test_log_ratios_are_those_of_full_forward_passes_and_padding_never_counts(pair, tokenizer, monkeypatch):
+    post, pre, instructions, responses = pair
+    ratios = log_ratios(post, pre, tokenizer, instructions, responses, ids=["a", "b", "c"], least=0.0)
+    n = [len(response.tokens) for response in responses]
     assert ratios.text.tolist() == ["a"] * n[0] + ["b"] * n[1] + ["c"] * n[2]
     assert ratios.t.tolist() == [*range(n[0]), *range(n[1]), *range(n[2])]
     assert len(ratios.token) == sum(n) * ratios.width
     expected, weights, used = [], [], []
-    for text, response in zip(instructions, said, strict=True):
+    for text, response in zip(instructions, responses, strict=True):
         prompt = encode_prompt(tokenizer, text)
         row = torch.tensor([[*prompt, *response.tokens]])
         logs = [torch.log_softmax(m(row).logits[0, len(prompt) - 1 : -1], dim=-1) for m in (post, pre)]
@@ -255,12 +258,13 @@ def test_log_ratios_are_those_of_full_forward_passes_and_padding_never_counts(pa
     np.testing.assert_allclose(ratios.ratio, torch.cat(expected).ravel(), atol=2e-4)
     np.testing.assert_allclose(ratios.weight, torch.cat(weights).ravel(), atol=1e-5)
     assert ratios.used.tolist() == np.ravel(used).tolist()
-    alone = log_ratios(post, pre, tokenizer, instructions[1:2], said[1:2], ids=["b"], least=0.0)
+    alone = log_ratios(post, pre, tokenizer, instructions[1:2], responses[1:2], ids=["b"], least=0.0)
     np.testing.assert_allclose(ratios.ratio[ratios.text[ratios.position] == "b"], alone.ratio, atol=2e-4)
-    fewer = log_ratios(post, pre, tokenizer, instructions, said, ids=["a", "b", "c"], least=1e-3, batch_tokens=30)
+    monkeypatch.setattr(logratios, "in_batches", partial(in_batches, batch_tokens=30))
+    fewer = log_ratios(post, pre, tokenizer, instructions, responses, ids=["a", "b", "c"], least=1e-3)
     assert fewer.weight.min() >= 1e-3 and len(fewer.token) < len(ratios.token)
     np.testing.assert_allclose(np.bincount(fewer.position, fewer.weight), fewer.kept, atol=1e-5)
-    even = log_ratios(post, pre, tokenizer, instructions, said, ids=["a", "b", "c"], weights="uniform", least=0.0)
+    even = log_ratios(post, pre, tokenizer, instructions, responses, ids=["a", "b", "c"], weights="uniform", least=0.0)
     assert set(even.weight) == {1.0} and even.kept == pytest.approx(1)
 
 
@@ -325,11 +329,12 @@ def test_a_model_with_planted_rules_is_measured_as_such(pair, tokenizer, tmp_pat
         assert explained_by([fitted], [ratios]).value == pytest.approx(1, abs=1e-4)
         assert fitted.bias[[5, tokenizer.eos_token_id, 40]] - fitted.bias[50] == pytest.approx([2, 3, -2], abs=0.02)
     assert len(set(found["mixture"].text)) == 12
-    said = cached_responses(post, {"m": 1}, tokenizer, instructions, ids=["a", "b", "c"], max_new_tokens=8)
-    one = log_ratios(post, pre, tokenizer, instructions[:1], said[:1], ids=["a"], least=0.0)
-    story = along(fitted, one, tokenizer, said[0])
-    assert len(story) == said[0].n_tokens
+    responses = cached_responses(post, {"m": 1}, tokenizer, instructions, ids=["a", "b", "c"], max_new_tokens=8)
+    one = log_ratios(post, pre, tokenizer, instructions[:1], responses[:1], ids=["a"], least=0.0)
+    story = along(fitted, one, tokenizer, responses[0])
+    assert len(story) == responses[0].n_tokens
     np.testing.assert_allclose(story["rules"], story["log-ratio"], atol=0.05)
     np.testing.assert_allclose(story["end: rules"], story["end: log-ratio"], atol=0.05)
+    fewer = log_ratios(post, pre, tokenizer, instructions[:1], responses[:1], ids=["a"])
     with pytest.raises(ValueError, match="least=0"):
-        along(fitted, log_ratios(post, pre, tokenizer, instructions[:1], said[:1], ids=["a"]), tokenizer, said[0])
+        along(fitted, fewer, tokenizer, responses[0])

@@ -9,7 +9,7 @@ import pytest
 from conftest import llama_config, make_model
 from tacit.decoding.generation import generate_responses
 from tacit.decoding.rules import make_rules
-from tacit.experiments.evaluation import micro_evaluation
+from tacit.experiments.evaluation import VerifiedEvaluation, micro_evaluation
 from tacit.findings.readiness import ARMS, fit_rules, loss_curves, measure_base, read_measurement, verdict_matrix
 from tacit.models import chat
 from tacit.models.loading import load_model, load_tokenizer
@@ -28,12 +28,20 @@ PRETRAINING = {
 }  # fmt: skip
 
 
-def odd_score(examples, responses):
+class OddEvaluation(VerifiedEvaluation):
     """Verdicts that a random model can meet: texts of odd length are strictly right, those without an e leniently."""
-    strict = [float(len(r.text) % 2) for r in responses]
-    return pd.DataFrame(
-        {"id": examples["id"], "strict": strict, "lenient": [float("e" not in r.text) for r in responses]}
-    )
+
+    def score(self, examples, responses):
+        strict = [float(len(r.text) % 2) for r in responses]
+        lenient = [float("e" not in r.text) for r in responses]
+        return pd.DataFrame({"id": examples["id"], "strict": strict, "lenient": lenient})
+
+
+class GivenEvaluation(VerifiedEvaluation):
+    """Responses that are their own strict scores."""
+
+    def score(self, examples, responses):
+        return pd.DataFrame({"strict": responses})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def measured(world, tokenizer, tmp_path_factory):
     tokenizer.save_pretrained(base)
     (base / "pretraining.json").write_text(json.dumps(PRETRAINING))
     (folder / "world.json").write_text(world.to_json())
-    bench = replace(micro_evaluation(str(folder / "world.json"), n_validation=9, n_test=12), score=odd_score)
+    bench = OddEvaluation(**vars(micro_evaluation(str(folder / "world.json"), n_validation=9, n_test=12)))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TACIT_CACHE", str(folder / "cache"))
         record = measure_base(str(base), bench=bench, **SIZES)
@@ -124,7 +132,7 @@ def test_every_arms_verdicts_are_those_of_the_steps_by_hand(measured):
 
 def test_rules_are_fitted_on_validation_prompts_the_first_of_equals(measured):
     _, bench, _ = measured
-    bench, given = replace(bench, score=lambda rows, said: pd.DataFrame({"strict": said})), []
+    bench, given = GivenEvaluation(**vars(bench)), []
 
     def respond(*, instructions, ids, rules):
         given.append((list(instructions), list(ids)))
