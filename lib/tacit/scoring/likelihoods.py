@@ -84,8 +84,8 @@ def response_likelihoods(
     ``generate_responses``, ``tacit.models.experts.Experts`` included. It does not cut what exceeds the model's context.
     Raises TacitError for a row that does not fit into memory.
     """
-    pairs = list(map(tuple, pairs))
-    distinct = list(dict.fromkeys(pairs))
+    keys = [(prompt, response) for prompt, response in pairs]  # of lists too
+    distinct = list(dict.fromkeys(keys))
     encoded = [encode_example(tokenizer, prompt, response) for prompt, response in distinct]
     inputs = [row["input_ids"][:-1] for row in encoded]  # nothing is predicted from the end token
     targets = [[label for label in row["labels"] if label != IGNORED] for row in encoded]
@@ -100,8 +100,8 @@ def response_likelihoods(
 
     summed = dict(zip(distinct, in_batches(inputs, score, batch_tokens=batch_tokens), strict=True))
     lengths = dict(zip(distinct, map(len, targets), strict=True))
-    totals = np.array([summed[pair] for pair in pairs], dtype=float)
-    n_tokens = np.array([lengths[pair] for pair in pairs], dtype=int)
+    totals = np.array([summed[key] for key in keys], dtype=float)
+    n_tokens = np.array([lengths[key] for key in keys], dtype=int)
     return pd.DataFrame({"summed": totals, "mean": totals / n_tokens, "n_tokens": n_tokens})
 
 

@@ -154,11 +154,11 @@ def difference_of_groups(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int
         runs = rng.integers(len(m), size=len(m))
         return float(np.mean([m[r][rng.integers(m.shape[1], size=m.shape[1])][:, prompts].mean() for r in runs]))
 
-    drawn = []
+    drawn, n_prompts = [], int(a.shape[2])
     for _ in range(n_resamples):
-        prompts = rng.integers(a.shape[2], size=a.shape[2])
+        prompts = rng.integers(n_prompts, size=n_prompts)
         drawn.append(resampled(a, prompts) - resampled(b, prompts))
-    return from_draws(float(a.mean() - b.mean()), drawn, n_seeds=len(a) + len(b), n_prompts=a.shape[2])
+    return from_draws(float(a.mean() - b.mean()), drawn, n_seeds=len(a) + len(b), n_prompts=n_prompts)
 
 
 def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:
