@@ -30,7 +30,7 @@ BEYOND_STOPPING = {
 
 def score_answers(bench: Evaluation, answers: Mapping[Any, Answers]) -> dict[Any, list[pd.DataFrame]]:
     """The score tables of every arm's answers to the test prompts, one table per seed."""
-    return {arm: [bench.score(bench.test, said) for said in per_seed] for arm, per_seed in answers.items()}
+    return {arm: [bench.score(bench.test, of_seed) for of_seed in per_seed] for arm, per_seed in answers.items()}
 
 
 def match_seeds(per_seed: Sequence, n_seeds: int) -> list:
