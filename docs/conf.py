@@ -25,6 +25,7 @@ myst_disable_syntax = ["html_block", "html_inline"]  # a page's own HTML is text
 myst_heading_anchors = 3
 
 autodoc_typehints_format = "short"
+autodoc_default_options = {"exclude-members": "model_config"}  # pydantic's own, the same in every model
 
 html_theme = "furo"
 html_title = "Tacit"

@@ -17,6 +17,7 @@ import yaml
 from tacit.__main__ import main
 from tacit.running import execution, runner, tables
 from tacit.running.metrics import read_metrics
+from tacit.support import paths
 from tacit.support.errors import TacitError
 from toys import RECORD, VALUES, fails, outputs, refused, write_notebook
 
@@ -234,3 +235,13 @@ def test_a_full_disk_under_the_output_is_said_in_a_line(command):
     with open("/dev/full", "w") as full:
         done = processes.run([sys.executable, "-m", "tacit", *command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device: free some space\n")
+
+
+def test_the_template_itself_does_not_run(tmp_path, monkeypatch):
+    source = paths.NOTEBOOKS / "template/finding.ipynb"
+    first = nbformat.read(source, as_version=4).cells[0]
+    assert "python -m tacit new" in first.source
+    monkeypatch.setenv("TACIT_STAGING", str(tmp_path / "outputs"))
+    with pytest.raises(papermill.PapermillExecutionError, match="this is a template: begin a notebook from it"):
+        papermill.execute_notebook(source, tmp_path / "out.ipynb", progress_bar=False)
+    assert not (tmp_path / "outputs").exists()

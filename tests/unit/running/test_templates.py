@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 
-import papermill
 import pytest
 import toys
 from tacit.__main__ import main
@@ -125,15 +124,6 @@ def test_a_page_of_parameters_that_is_missing_is_said(ready, capsys):
     assert main(["new", "12_mine"]) == 2
     assert "cannot read params/README.md" in capsys.readouterr().err
     assert files(ready) == before
-
-
-def test_the_template_itself_does_not_run(tmp_path, monkeypatch):
-    first = read_notebook(SOURCE).cells[0]
-    assert "python -m tacit new" in first.source
-    monkeypatch.setenv("TACIT_STAGING", str(tmp_path / "outputs"))
-    with pytest.raises(papermill.PapermillExecutionError, match="this is a template: begin a notebook from it"):
-        papermill.execute_notebook(SOURCE, tmp_path / "out.ipynb", progress_bar=False)
-    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_new_notebook_shows_a_papers_values(ready):
