@@ -52,8 +52,7 @@ def loop(model, prompt, *, limit, ends=(), temperature=0.0, name="", seed=0):
     return ids[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("architecture", KNOWN)
+@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.0), *((name, 1.0) for name in KNOWN)])
 def test_slots_say_what_a_loop_without_cache_says(architecture, temperature):
     """Prompts of lengths 1 to 20, ends at any time, fewer slots than rows: they are refilled, and shrink at the end."""
     pair = make_pair(KNOWN[architecture])
@@ -68,8 +67,7 @@ def test_slots_say_what_a_loop_without_cache_says(architecture, temperature):
         assert got == expected
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.8])
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.7, 1.0), (0.7, 0.8)])
 @pytest.mark.parametrize("composite", [False, True], ids=["one model", "experts"])
 def test_slots_say_what_generate_says(tiny, tokenizer, composite, temperature, top_p):
     model = Experts(tiny, make_model(tiny.config, seed=1), combine=COMBINE) if composite else tiny
@@ -106,8 +104,7 @@ def test_fused_norms_are_the_models_own_up_to_rounding_and_leave_no_trace(archit
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("chunk", [4, 7, 33])
+@pytest.mark.parametrize(("chunk", "attention"), [(4, "sdpa"), (7, "eager"), (33, "sdpa")])
 def test_prompts_read_in_chunks_leave_the_same_cache(monkeypatch, chunk, attention):
     pair = make_pair(CONFIGS["llama"])
     for part in pair.experts:
