@@ -82,7 +82,7 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
-def check_disk(download: int, kept: int, *, unknown: int = 0) -> Iterator[Check]:
+def check_disk(download: int, tuned: int, *, unknown: int = 0) -> Iterator[Check]:
     """Is there room for downloads in the hub's cache and for tuned models in tacit's?
 
     Both count together on one file system; ``unknown`` models and datasets are out of reach and not counted.
@@ -90,7 +90,7 @@ def check_disk(download: int, kept: int, *, unknown: int = 0) -> Iterator[Check]
     disks: dict[int, list] = {}
     for folder, n, name in (
         (Path(constants.HF_HUB_CACHE), download, "downloads"),
-        (paths.cache_root(), kept, "tuned models"),
+        (paths.cache_root(), tuned, "tuned models"),
     ):
         place = _existing(folder)
         row = disks.setdefault(place.stat().st_dev, [place, 0, []])
@@ -190,10 +190,10 @@ def check_profile(names: Sequence[str], *, profile: str, overrides: dict[str, st
     yield from (check_two(*pair, sizes) for pair in dict.fromkeys(pairs) if all(name in sizes for name in pair))
     for judge in dict.fromkeys(_of_kind("judge", planned)):
         yield from check_judge(judge, judge in stocks and stocks[judge].reachable)
-    kept = {key for needs, values in planned.values() for key in tuned_models(needs, values)}
-    of_kept = sum(sizes[model].parameters * BYTES[dtype] for model, *_, dtype in kept if model in sizes)
+    tuned = {key for needs, values in planned.values() for key in tuned_models(needs, values)}
+    of_tuned = sum(sizes[model].parameters * BYTES[dtype] for model, *_, dtype in tuned if model in sizes)
     unknown = sum(not stock.reachable for stock in stocks.values())
-    yield from check_disk(sum(stock.download for stock in stocks.values()), of_kept, unknown=unknown)
+    yield from check_disk(sum(stock.download for stock in stocks.values()), of_tuned, unknown=unknown)
     for notebook, (needs, values) in planned.items():
         yield check_memory(notebook, needs, values, sizes)
 

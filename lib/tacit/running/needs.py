@@ -198,9 +198,9 @@ def _tuning(needs: Needs, values: Values, sizes: Mapping[str, Size]) -> list[Pha
     beside = [name for tuned in needs.tunes for text in tuned.beside for name in _models_of(text, needs, values)]
     if len(lengths) < 2 or any(name not in sizes for name in beside):
         return []
-    kept = sum(sizes[name].parameters for name in {*beside}) * BYTES[values.get("dtype", "float32")]
+    staying = sum(sizes[name].parameters for name in {*beside}) * BYTES[values.get("dtype", "float32")]
     wanted = sorted({(model, dtype) for model, *_, dtype in tuned_models(needs, values) if model in sizes})
     return [
-        Phase(f"tuning {model.partition('@')[0]}", training_bytes(sizes[model], dtype=dtype, **lengths) + kept)
+        Phase(f"tuning {model.partition('@')[0]}", training_bytes(sizes[model], dtype=dtype, **lengths) + staying)
         for model, dtype in wanted
     ]
