@@ -1,6 +1,7 @@
 """Decoding on a GPU: rows in fixed slots of one cache, refilled as they end, each step one replayed CUDA graph.
 
 Why a graph is captured here, and not ``generate`` with a static cache and its compiled forward (transformers 5.23):
+
 - A graph holds the sampling too, which ``generate`` leaves outside.
 - In eager mode ``sdpa`` packs the query heads of one key-value head (``pack_gqa``). The compiled path copies keys and
   values instead (``repeat_kv``), which is nine times their traffic.
