@@ -8,12 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from tacit.support.errors import TacitError
-
-Validate = Callable[..., None]  # of a record and its ``name``
 
 
 def write_whole(path: str | Path, text: str) -> None:
@@ -27,20 +24,12 @@ def write_whole(path: str | Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def check_schema(record: Any, schema: dict[str, Any], *, name: str, what: str) -> None:
-    """Raise TacitError, saying where, unless ``record``, read from ``name``, is ``what`` the JSON schema describes."""
-    try:
-        jsonschema.validate(record, schema)
-    except jsonschema.ValidationError as error:
-        raise TacitError(f"{name} is not {what}: at {error.json_path}: {error.message}") from None
-
-
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON value whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_record(path: Path, *, validate: Validate, what: str = "") -> dict[str, Any]:
+def read_record(path: Path, *, validate: Callable[..., None], what: str = "") -> dict[str, Any]:
     """Read a JSON record and ``validate(record, name=...)`` it; raises TacitError for a file that cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -17,13 +17,11 @@ from tacit.support import paths
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "papermill", "numpy", "scipy", "seaborn")
 # What a cached model, response or dataset can depend on. ``running`` and the command line are not among them.
-METHOD_ROOMS = (
-    *("support", "models", "data", "decoding", "microworld", "training", "scoring"),
-    *("synthesis", "experiments", "findings"),
-)
+METHOD_ROOMS = tuple("support models data decoding microworld training scoring synthesis experiments findings".split())
 
 
-def _git_bytes(*arguments: str) -> bytes | None:
+def _git(*arguments: str) -> bytes | None:
+    """What git answers in the checkout; None where it fails."""
     command = ["git", *arguments]
     try:
         return subprocess.run(command, cwd=paths.ROOT, capture_output=True, timeout=20, check=True).stdout
@@ -31,14 +29,9 @@ def _git_bytes(*arguments: str) -> bytes | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
-    done = _git_bytes(*arguments)
-    return None if done is None else done.decode("utf-8", "replace").strip()
-
-
 def commit() -> str:
     """The checkout's commit, or ``unknown`` outside a git checkout."""
-    return _git("rev-parse", "HEAD") or "unknown"
+    return (_git("rev-parse", "HEAD") or b"unknown").decode().strip()
 
 
 def dirty() -> bool | None:
@@ -73,25 +66,24 @@ def known_commit(commit: str) -> bool:
 
 def is_shallow() -> bool:
     """Does the checkout lack its older commits?"""
-    return _git("rev-parse", "--is-shallow-repository") == "true"
+    return _git("rev-parse", "--is-shallow-repository") == b"true\n"
 
 
-def file_hash_at(commit: str, path: Path) -> str | None:
-    """``file_hash`` of a file below the repository's root as ``commit`` holds it; None where it does not."""
-    content = _git_bytes("cat-file", "blob", f"{commit}:./{path.relative_to(paths.ROOT).as_posix()}")
-    return None if content is None else hashlib.sha256(content).hexdigest()
+def file_at(commit: str, path: Path) -> bytes | None:
+    """The content of a file below the repository's root as ``commit`` holds it; None where it does not."""
+    return _git("cat-file", "blob", f"{commit}:./{path.relative_to(paths.ROOT).as_posix()}")
 
 
 def library_hash_at(commit: str) -> str | None:
     """``library_hash`` of ``commit``: over the Python files of its ``lib/tacit``. None where git fails."""
     folder = paths.LIBRARY.relative_to(paths.ROOT).as_posix()
-    archive = _git_bytes("archive", "--format=zip", commit, "--", folder)
+    archive = _git("archive", "--format=zip", commit, "--", folder)
     if archive is None:
         return None
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        contents = {name.removeprefix(f"{folder}/"): files.read(name) for name in files.namelist()}
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if name.endswith(".py")}
-    return _hash_of(hashes)
+        names = [name for name in files.namelist() if name.endswith(".py")]
+        hashes = {name: hashlib.sha256(files.read(name)).hexdigest() for name in names}
+    return _hash_of({name.removeprefix(f"{folder}/"): value for name, value in hashes.items()})
 
 
 def source_hash(folder: Path, rooms: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """IFEval (Zhou et al. 2023, arXiv 2311.07911; extra ``ifeval``): constraints that a program verifies.
 
-The verifiers are those of lm-evaluation-harness. Decode the prompts with
-``tacit.decoding.generation.generate_responses``, then ``score_responses`` and ``accuracies``.
+The verifiers are those of lm-evaluation-harness. No notebook needs them: they are for models and methods of one's own.
+Decode the prompts with ``tacit.decoding.generation.generate_responses``, then ``score_responses`` and ``accuracies``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pandas as pd
 
 from tacit.scoring import scores
 from tacit.support import paths
 from tacit.support.errors import TacitError
-from tacit.support.files import check_schema
 
 METRICS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 PROMPT = {
@@ -48,9 +48,11 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
         name = f"{path}, line {number},"
         try:
             row = json.loads(line)
+            jsonschema.validate(row, PROMPT)
         except ValueError as error:
             raise TacitError(f"{name} is not JSON: {error}") from None
-        check_schema(row, PROMPT, name=name, what="a prompt of IFEval's")
+        except jsonschema.ValidationError as error:
+            raise TacitError(f"{name} is not a prompt of IFEval's: at {error.json_path}: {error.message}") from None
         if len(row["kwargs"]) != len(row["instruction_id_list"]):
             raise TacitError(f"{name} needs as many kwargs as instructions")
         prompts.append(row)

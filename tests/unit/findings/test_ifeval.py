@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from tacit.decoding.generation import generate_responses
-from tacit.scoring import ifeval, scores
+from tacit.findings import ifeval
+from tacit.scoring import scores
 from tacit.support.errors import TacitError
 
 PROMPTS = [
