@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import datasets
+import processes
 import psutil
 import pytest
 import torch
@@ -173,7 +174,7 @@ def test_the_command_killed_and_run_again(pair, tmp_path, capsys):
     out, whole = tmp_path / "out", tmp_path / "whole"
     run(pair, whole, MANY)
     arguments = command(pair, out, instructions_file(tmp_path, MANY))
-    with subprocess.Popen([sys.executable, "-m", "tacit", *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with processes.start([sys.executable, "-m", "tacit", *arguments], stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: recorded(out) >= 2 or process.poll() is not None)
         process.kill()
     assert recorded(out) < 16
