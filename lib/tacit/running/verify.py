@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -87,16 +88,17 @@ def _story(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
 
 
 def source_faults(
-    executed: nbformat.NotebookNode, source: nbformat.NotebookNode, *, parameters: Any, name: str
+    executed: nbformat.NotebookNode, source: nbformat.NotebookNode | None, *, parameters: Any, name: str
 ) -> list[str]:
     """Whether an executed notebook has the cells of ``source`` and one more, which sets ``parameters``.
 
-    The cell of the defaults may differ, in a comment for example: the injected one sets every parameter anew.
+    The cell of the defaults may differ, in a comment for example: the injected one sets every parameter anew. With
+    ``source`` None, only the injected cell is looked at.
     """
     injected = [cell for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     faults = []
-    if _story(executed) != _story(source):
-        faults.append(f"{name} is not the notebook in notebooks/: their cells differ")
+    if source is not None and _story(executed) != _story(source):
+        faults.append(f"{name} is not the notebook of the commit that its manifest names: their cells differ")
     try:
         if len(injected) != 1 or _injected_values(injected[0]) != parameters:
             faults.append(f"{name} was not executed with its manifest's parameters")
@@ -106,7 +108,11 @@ def source_faults(
 
 
 def output_faults(source: Path, *, profile: str) -> list[str]:
-    """The faults of the files that one notebook has in ``outputs/<profile>/``, without asking git; one line each."""
+    """The faults of the files that one notebook has in ``outputs/<profile>/``; one line each.
+
+    The executed copy is held against the notebook of the commit that its manifest names, so that a later edit of the
+    notebook is no fault (``find_changes`` notes it). Where git does not know the commit, cells are not compared.
+    """
     folder, faults = paths.OUTPUTS / profile, []
     try:
         record = read_metrics(folder / f"{source.stem}.json")
@@ -118,13 +124,15 @@ def output_faults(source: Path, *, profile: str) -> list[str]:
             faults += [f"{source.stem}.json names the figure {name}, which is {fault}"] if fault else []
         faults += path_fault(record, name=f"{source.stem}.json")
     except TacitError as error:
-        faults, parameters = [str(error)], None
+        faults, parameters, record = [str(error)], None, {"manifest": {}}
     if not (folder / source.name).exists():
         return [*faults, f"outputs/{profile}/{source.name} is missing: the notebook has no executed copy"]
     try:
         executed = read_notebook(folder / source.name)
         faults += execution_faults(executed, name=source.name)
-        faults += source_faults(executed, read_notebook(source), parameters=parameters, name=source.name)
+        content = provenance.file_at(str(record["manifest"].get("commit")), source)
+        origin = None if content is None else nbformat.reads(content.decode("utf-8"), as_version=4)
+        faults += source_faults(executed, origin, parameters=parameters, name=source.name)
     except TacitError as error:
         faults.append(str(error))
     return faults
@@ -145,7 +153,8 @@ def origin_faults(source: Path, manifest: Mapping[str, Any]) -> list[str]:
     if not provenance.known_commit(commit):
         return [f"{name}: HEAD has no ancestor {commit} here (in a shallow clone: `git fetch --unshallow`)"]
     faults = []
-    if manifest.get("notebook_sha256") != provenance.file_hash_at(commit, source):
+    content = provenance.file_at(commit, source)
+    if content is None or manifest.get("notebook_sha256") != hashlib.sha256(content).hexdigest():
         faults.append(f"{name}: its notebook's hash is not that of notebooks/{source.name} at commit {commit[:12]}")
     if manifest.get("library_sha256") != provenance.library_hash_at(commit):
         faults.append(f"{name}: its library's hash is not that of lib/ at commit {commit[:12]}")
@@ -179,11 +188,14 @@ def orphan_faults(profile: str) -> list[str]:
 
 
 def find_changes(manifests: Mapping[Path, Mapping[str, Any]]) -> list[str]:
-    """What is no fault but worth knowing: outputs made by another lib/ than HEAD's, or with changes not committed."""
+    """What is no fault but worth knowing: a notebook or lib/ that changed since, or changes that were not committed."""
     now, notes = provenance.library_hash_at("HEAD"), []
     for source, manifest in manifests.items():
+        made = f"{source.stem} was made at {str(manifest.get('commit'))[:12]}"
         if manifest.get("library_sha256") != now:
-            notes.append(f"{source.stem} was made at {str(manifest.get('commit'))[:12]}, and lib/ has changed since")
+            notes.append(f"{made}, and lib/ has changed since")
+        if manifest.get("notebook_sha256") != provenance.file_hash(source):
+            notes.append(f"{made}, and its notebook has changed since: run it again for outputs with the same cells")
         if manifest.get("dirty"):
             notes.append(f"{source.stem} was made in a checkout with changes that were not committed")
     return notes
