@@ -17,8 +17,7 @@ def adapters(model: PreTrainedModel, settings: dict | None) -> Iterator[PreTrain
     """``model`` with adapters to train. They are added to its weights at the end, and removed after an error.
 
     ``settings`` replace some of ``DEFAULTS``; with None the model itself is trained. Source: Hu et al. (2021, arXiv
-    2106.09685), by peft. Raises TacitError without peft, for an unknown setting, and for targets that the model does
-    not have.
+    2106.09685). Raises TacitError without peft, for an unknown setting, and for targets that the model does not have.
     """
     if settings is None:
         yield model

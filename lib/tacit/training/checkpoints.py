@@ -3,44 +3,55 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.models.loading import load_model, load_tokenizer, split_revision, without_progress_bars
 from tacit.support import provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import write_json
+from tacit.support.files import write_json, write_whole
 from tacit.training.finetuning import finetune
 
 
-@contextmanager
-def new_checkpoint(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into. It becomes ``out`` at the end; after an error ``out`` stays as it was."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-
-
-def made_with() -> dict:
+def made_with() -> dict[str, Any]:
     """What a checkpoint's record says of its making: the commit, the packages and the device."""
     return {"commit": provenance.commit(), "packages": provenance.packages(), "device": provenance.device_name()}
 
 
-def write_card(folder: Path, text: str) -> None:
-    """Write the card of one of the micro world's models, ``text`` in Markdown, as ``README.md``."""
-    data = ModelCardData(
-        language="en", license="apache-2.0", library_name="transformers", tags=["tacit", "micro-world"]
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(folder / "README.md")
+def card(text: str) -> str:
+    """The card of one of the micro world's models, with ``text`` in Markdown as its body."""
+    tags = ["tacit", "micro-world"]
+    data = ModelCardData(language="en", license="apache-2.0", library_name="transformers", tags=tags)
+    return f"---\n{data.to_yaml()}\n---\n{text}"
+
+
+def save_checkpoint(
+    out: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    files: dict[str, Any],
+) -> Path:
+    """Write ``model`` in its dtype, its tokenizer, and ``files``: by name a text, or a JSON value. Returns ``out``.
+
+    All is written beside ``out`` and takes its place at the end. After an error ``out`` stays as it was.
+    """
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with without_progress_bars():
+        model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    for name, content in files.items():
+        (write_whole if isinstance(content, str) else write_json)(partial / name, content)
+    shutil.rmtree(out, ignore_errors=True)
+    return partial.rename(out)
 
 
 def tune_checkpoint(
@@ -56,12 +67,9 @@ def tune_checkpoint(
 ) -> Path:
     """Finetune ``model`` (a folder, or a hub id with an optional @revision) on ``examples`` and save it in ``out``.
 
-    ``settings`` are ``finetune``'s. ``out`` gets safetensors in ``dtype``, the tokenizer with its chat
-    template, and ``finetuning.json``: the settings, each epoch's loss, what it was made with. Under ``accelerate
-    launch`` every process calls this with the same arguments, and the main one writes. A run that is killed leaves no
-    ``out``, and cannot be resumed.
-
-    Raises TacitError when ``out`` exists, and as ``load_model`` and ``finetune`` do. Returns ``out``.
+    ``settings`` are ``finetune``'s. ``finetuning.json`` holds them and each epoch's loss. Under ``accelerate launch``
+    every process calls this with the same arguments, and the main one writes. A killed run leaves no ``out``, and
+    cannot be resumed. Returns ``out``. Raises TacitError when it exists, and as ``load_model`` and ``finetune`` do.
     """
     out = Path(out)
     if out.exists():
@@ -80,9 +88,6 @@ def tune_checkpoint(
         tuned.config.use_cache = cached  # the Trainer turns it off
         record = {"base": model, "examples": examples_name, "rows": len(examples), "dtype": dtype, **settings}
         record |= {"processes": state.num_processes, "history": history} | made_with()
-        with new_checkpoint(out) as folder, without_progress_bars():
-            tuned.to(held).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            write_json(folder / "finetuning.json", record)
+        save_checkpoint(out, tuned.to(held), tokenizer, {"finetuning.json": record})
     state.wait_for_everyone()
     return out

@@ -1,22 +1,12 @@
 """Finetuning on instruction rows: the loss of the responses alone, by the transformers Trainer.
 
-**Memory and rounding.** A weight, its gradient and AdamW's two moments are held in the model's dtype.
+Bytes per weight, with its gradient and AdamW's two moments: 16 in float32 (bf16 in products only, by autocast), 8 in
+bfloat16, which drops updates below half of a weight's last bit, and most of finetuning's are; 16 in bfloat16 with
+``optimizer="adamw-master"`` (``optimizers.MasterAdamW``).
 
-- float32, as ``load_model`` loads: 16 bytes per weight. bf16 is used in products only, by autocast, which holds a
-  bf16 copy of the weights while it runs. With ``autocast=False`` everything is float32.
-- bfloat16 with ``optimizer="adamw"``: 8 bytes per weight. Updates below half of a weight's last bit (about 1/512 of
-  it) are dropped, and most of finetuning's are smaller than that.
-- bfloat16 with ``optimizer="adamw-master"``: 16 bytes per weight, among them a float32 copy of the weights and
-  float32 moments (``optimizers.MasterAdamW``). Only the rounding of bf16 gradients is lost, also where micro batches
-  sum up in them.
-
-**Several processes** (``accelerate launch``). Each loads the model for itself on its own device and takes
-``batch_size`` / processes examples of every step, ``micro_batch`` at a time. A step has the examples that a single
-process would give it, and its loss is the mean over the tokens of the whole batch; with dropout the noise is another.
-Without FSDP every process returns the tuned model. With FSDP2 weights, gradients and moments are float32 shards
-whatever the model's dtype was (unless ``autocast`` is off), gathered and multiplied in bf16 and reduced in float32.
-The main process then returns the whole model on its CPU, the others one without values (device ``meta``).
-
+Under ``accelerate launch`` every process loads the model and takes its share of each step's examples. The loss is the
+mean over the tokens of the whole batch, as in one process; dropout's noise is another. Every process returns the tuned
+model, but with FSDP2 the main one alone, on its CPU (``processes.gather_model``, ``internals.set_up_shards``).
 Source: Hewitt et al. (2024, section 3).
 """
 
@@ -33,14 +23,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from tacit.data.instructions import IGNORED, encode_examples
 from tacit.models import internals
@@ -85,7 +68,7 @@ def _check_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
 
 
 def training_arguments(folder: str, *, cpu: bool, **options) -> TrainingArguments:
-    """A Trainer's settings with those of every training here: one device, bf16, every loss logged, nothing saved."""
+    """A Trainer's settings for one device and bf16, with every loss logged and nothing saved; ``options`` go before."""
     common = {"bf16": True, "logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True}
     arguments = TrainingArguments(folder, use_cpu=cpu, **common | options)
     internals.use_one_device(arguments)
@@ -190,11 +173,10 @@ def finetune(
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Finetune all of ``model``'s parameters, in place, on instruction-response ``examples``; saves nothing.
 
-    The loss is the mean cross-entropy of the response and end tokens. The optimizer is AdamW, its ``schedule`` one of
-    transformers', with the share ``warmup`` of the steps as warm-up. Batches hold examples of like length. With
-    ``micro_batch`` fewer than ``batch_size`` are in memory at once: gradients add up, weighed by the whole batch's
-    tokens, and activations are recomputed unless ``recompute`` says otherwise. ``packing`` puts a batch's rows after
-    one another instead of padding them (``training.packing``); ``lora`` trains adapters (``training.adapters``).
+    The loss is the mean cross-entropy of the response and end tokens. ``schedule`` is one of transformers', ``warmup``
+    the share of steps as warm-up. Batches hold examples of like length. With ``micro_batch`` fewer than ``batch_size``
+    are in memory at once: gradients add up, and activations are recomputed unless ``recompute`` says otherwise.
+    ``packing`` puts a batch's rows after one another (``training.packing``); ``lora`` trains ``adapters``.
 
     Returns the model after the last epoch and a record per epoch: ``epoch``, ``loss`` (nats per token). Raises
     TacitError for sizes that do not divide each other, an unknown ``optimizer``, a prompt that fills ``max_length``,

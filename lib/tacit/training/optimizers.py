@@ -14,13 +14,10 @@ class MasterAdamW(Optimizer):
 
     A bfloat16 weight has 8 significant bits. Plain AdamW drops any update below half of its last bit, about w / 512.
     At finetuning's learning rates (1e-5) these are most updates; here they add up in the copy. Held per weight are
-    the float32 copy and both float32 moments (12 bytes), beside the weight and its gradient. Gradients are made
-    float32 one tensor at a time, so that no second copy of all of them exists. Weights that are float32 already are
-    their own copy, and this is torch's AdamW.
-
-    Source: Micikevicius et al. (2018, arXiv 1710.03740), section 3.1, for the copy; torch.optim.adamw for the step.
-    It does not undo the rounding of bfloat16 gradients, nor of their sum over micro batches. It cannot be resumed:
-    torch's ``load_state_dict`` would round the copies to the weights' dtype.
+    the copy and both moments in float32 (12 bytes), beside the weight and its gradient; float32 weights are their own
+    copies. The rounding of bfloat16 gradients, and of their sum over micro batches, is not undone. It cannot be
+    resumed: torch's ``load_state_dict`` would round the copies. Source: Micikevicius et al. (2018, arXiv 1710.03740,
+    section 3.1).
     """
 
     def __init__(self, params, *, lr: float, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> None:
@@ -30,13 +27,9 @@ class MasterAdamW(Optimizer):
     def step(self, closure: Callable | None = None):
         """One step from the weights' gradients (fused on CUDA); weights without one stay as they are.
 
-        ``closure``, if given, is called first, with gradients on, and its result returned. Gradients are neither
-        clipped nor cleared.
+        ``closure``, if given, is called first, with gradients on, and its result returned.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for weight in (w for w in group["params"] if w.grad is not None):
                 self._step_weight(weight, group)

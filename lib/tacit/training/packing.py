@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from inspect import signature
 
 import torch
@@ -22,23 +20,22 @@ VARLEN = "tacit_varlen"  # the name under which transformers knows ``varlen_atte
 def mark_loss(following: Tensor) -> dict[str, Tensor]:
     """Where a model has to compute its loss, from the label that follows each position, [batch, time].
 
-    ``logits_to_keep`` [kept] are the positions where some row's next token bears loss (the first, which weighs
-    nothing, where none does), ``shift_labels`` [batch, kept] those next tokens. ``labels`` are the same: without them
-    a model computes no loss.
+    ``logits_to_keep`` [kept] are the positions where some row's next token bears loss, ``shift_labels`` [batch, kept]
+    those next tokens. ``labels`` are the same: without them a model computes no loss.
     """
     positions = (following != IGNORED).any(dim=0).nonzero().squeeze(1)
-    if not len(positions):  # a row without loss, see ``processes.RankBatches``
+    if not len(positions):  # a row without loss (``processes.RankBatches``): its first position weighs nothing
         positions = torch.tensor([0])
     following = following[:, positions]
     return {"labels": following, "shift_labels": following, "logits_to_keep": positions}
 
 
 def collate_packed(rows: list[dict[str, list[int]]], *, boundaries: bool = False) -> dict[str, Tensor]:
-    """The rows of a batch as one of a single row, [1, sum of lengths], by transformers' ``DataCollatorWithFlattening``.
+    """The rows of a batch as one of a single row, [1, sum of lengths], with ``mark_loss``.
 
     ``position_ids`` begin anew with every row. Without an attention mask and a cache, transformers' masks then let a
-    token see its own row only, in plain and fused attention. ``boundaries`` adds what kernels for unequal lengths
-    read instead (``cu_seq_lens_q``, ``max_length_q`` and the same of keys). Loss is marked by ``mark_loss``.
+    token see its own row only. ``boundaries`` adds what kernels for unequal lengths read instead (``cu_seq_lens_q``,
+    ``max_length_q`` and the same of keys).
     """
     batch = DataCollatorWithFlattening(return_flash_attn_kwargs=boundaries)(rows)  # a row's first label becomes IGNORED
     following = batch.pop("labels")[:, 1:]
@@ -59,11 +56,9 @@ def varlen_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each packed row by torch's own flash kernel for unequal lengths (CUDA, 16-bit).
 
-    It never makes the mask or the scores of tokens of different rows, and needs no package beside torch. For
-    ``collate_packed`` with ``boundaries``. Queries [1, heads, length, width], keys and values [1, key heads, length,
-    width] in; [1, length, heads, width] and no weights out. ``cu_seq_lens_q`` [rows + 1] says where rows begin and
-    end; ``attention_mask`` is not read. Raises TacitError for a batch without boundaries, and for soft caps, sinks
-    and attention dropout, which it does not have.
+    For ``collate_packed`` with ``boundaries``: ``cu_seq_lens_q`` [rows + 1] says where rows begin and end, and
+    ``attention_mask`` is not read. Returns [1, length, heads, width] and no weights. Raises TacitError for a batch
+    without boundaries, and for soft caps, sinks and attention dropout, which it does not have.
     """
     unknown = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if others.get(name)]
     if cu_seq_lens_q is None or unknown:
@@ -71,9 +66,9 @@ def varlen_attention(
         raise TacitError(f"attention over packed rows {what}: finetune {type(module).__name__} with packing=False")
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [length, heads, width]
     group, options = q.shape[1] // k.shape[1], {}
-    if group > 1 and _shares_keys(varlen_attn):
+    if group > 1 and "enable_gqa" in signature(varlen_attn).parameters:
         options["enable_gqa"] = True
-    elif group > 1:
+    elif group > 1:  # torch 2.11's kernel cannot let several heads of queries share one of keys
         k, v = (states.repeat_interleave(group, dim=1) for states in (k, v))
     out = varlen_attn(
         q.to(v.dtype).contiguous(),  # under autocast, rotary positions make float32 of queries and keys
@@ -88,12 +83,6 @@ def varlen_attention(
         **options,
     )
     return out.unsqueeze(0), None
-
-
-@cache
-def _shares_keys(kernel: Callable) -> bool:
-    """Does this torch's kernel let several heads of queries share one of keys? That of torch 2.11 does not."""
-    return "enable_gqa" in signature(kernel).parameters
 
 
 AttentionInterface.register(VARLEN, varlen_attention)
@@ -113,9 +102,8 @@ def has_varlen(model: PreTrainedModel, *, autocast: bool) -> bool:
 def check_packing(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> None:
     """Raise TacitError unless two rows packed together have the logits that each has alone, whatever is in the other.
 
-    Architectures fail that whose positions do not begin anew, or which carry a state or a convolution across rows.
-    The comparison is of the values themselves, up to rounding (1e-3 of the largest logit in float32, 0.05 in 16
-    bits).
+    Architectures fail whose positions do not begin anew, or which carry a state or a convolution across rows. Logits
+    may differ by rounding: by 1e-3 of the largest in float32, 0.05 in 16 bits.
     """
     wrong = f"{type(model).__name__} cannot be tuned with packing: %s; use packing=False"
     if "position_ids" not in signature(model.forward).parameters:

@@ -6,7 +6,6 @@ lacks and that the teacher does not do always yet. Its base has never seen a res
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,7 @@ from tacit.microworld.world import World, read_world
 from tacit.models.loading import load_model, load_tokenizer, model_folder
 from tacit.support import provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import write_json
-from tacit.training.checkpoints import made_with, new_checkpoint, write_card
+from tacit.training.checkpoints import card, made_with, save_checkpoint
 from tacit.training.finetuning import finetune
 
 
@@ -46,9 +44,8 @@ def post_train(*, base: str, out: Path, **settings) -> Path:
     """Finetune ``base`` on right answers to constrained tasks and save it under ``out`` with its tokenizer and world.
 
     ``settings`` are the fields of ``PostTraining``. Of the training set ``sizes``, rising, the first is taken whose
-    model meets all constraints, greedily, on a share of the validation prompts between ``least`` and ``most``. Every
-    size that was tried is recorded in ``posttraining.json``. Weights are bf16, as they are measured. Raises
-    TacitError when no size gives such a model; then an earlier ``out`` stays as it is.
+    model meets all constraints, greedily, on a share of the validation prompts between ``least`` and ``most``. Weights
+    are bf16, as they are measured. Raises TacitError when no size gives such a model.
     """
     recipe = PostTraining(**settings)
     source = model_folder(base)
@@ -57,13 +54,9 @@ def post_train(*, base: str, out: Path, **settings) -> Path:
     tokenizer = load_tokenizer(base)
     model, tried = _first_fitting(base, tokenizer, read_world(source / "world.json"), recipe)
     record = {"base_weights": provenance.file_hash(source / "model.safetensors"), **asdict(recipe), "tried": tried}
-    with new_checkpoint(out) as folder:
-        model.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        shutil.copy(source / "world.json", folder)
-        write_json(folder / "posttraining.json", record | made_with())
-        write_card(folder, _card(out.name, source.name, tried[-1], n_validation=recipe.n_validation))
-    return out
+    files = {"world.json": (source / "world.json").read_text("utf-8"), "posttraining.json": record | made_with()}
+    files["README.md"] = _card(out.name, source.name, tried[-1], n_validation=recipe.n_validation)
+    return save_checkpoint(out, model.to(torch.bfloat16), tokenizer, files)
 
 
 def _first_fitting(base: str, tokenizer, world: World, recipe: PostTraining) -> tuple[PreTrainedModel, list[dict]]:
@@ -90,11 +83,11 @@ def _first_fitting(base: str, tokenizer, world: World, recipe: PostTraining) -> 
 
 
 def _card(name: str, base: str, result: dict, *, n_validation: int) -> str:
-    return f"""
+    return card(f"""
 # {name}
 
 {base}, post-trained on {result["examples"]:,} right answers to tasks that carry one or two response constraints, and
 stopped at partial competence: greedily it meets all constraints of {result["constraints met"]:.0%} of {n_validation}
 validation prompts. It is the expert of the micro pair, {base} its amateur. Every setting, and the sizes that were
 tried, are in `posttraining.json`.
-"""
+""")

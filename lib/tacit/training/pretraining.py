@@ -1,8 +1,7 @@
 """Pretraining of the micro world's base models with the transformers Trainer.
 
-The corpus is written on the fly from a world and a seed; documents of another seed give the held-out loss. Checkpoints
-make a killed run resumable. The result is an ordinary Hugging Face checkpoint in bfloat16 with its tokenizer, its world
-and a model card.
+The corpus is written on the fly from a world and a seed; documents of another seed give the held-out loss. The result
+is an ordinary Hugging Face checkpoint in bfloat16 with its tokenizer, its world and a model card.
 """
 
 from __future__ import annotations
@@ -32,9 +31,10 @@ from tacit.microworld.documents import GENRES, markup, write_documents
 from tacit.microworld.tokenizer import train_tokenizer
 from tacit.microworld.world import World
 from tacit.models.loading import load_model
-from tacit.support import files, paths, provenance
+from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
-from tacit.training.checkpoints import made_with, new_checkpoint, write_card
+from tacit.support.files import write_json
+from tacit.training.checkpoints import card, made_with, save_checkpoint
 from tacit.training.optimizers import MuonAdamW
 
 # The code that the corpus depends on, as it was when this process imported it.
@@ -153,8 +153,10 @@ def pretrain(
     resumable = any(work.glob("checkpoint-*/trainer_state.json"))
     trainer.train(resume_from_checkpoint=resumable or None)
     record["held_out_loss"] = trainer.evaluate()["eval_loss"]
-    _save(trainer, tokenizer, world, record, out=out)
-    return out
+    model = trainer.model.to(torch.bfloat16)
+    record = made_with() | record | _outcome(model, trainer.state.log_history)
+    files = {"world.json": world.to_json(), "pretraining.json": record, "README.md": _card(world, record)}
+    return save_checkpoint(out, model, tokenizer, files)
 
 
 def _identity(recipe: Pretraining, *, tokenizer_from: Path | None, start_from: Path | None) -> dict:
@@ -173,7 +175,7 @@ def _begin(work: Path, identity: dict) -> dict:
     work.mkdir(parents=True, exist_ok=True)
     marker, code = work / "settings.json", {"commit": provenance.commit(), "dirty": provenance.dirty()}
     if not marker.exists():
-        files.write_whole(marker, json.dumps(identity | code))
+        write_json(marker, identity | code)
     record = json.loads(marker.read_text())
     if {name: value for name, value in record.items() if name not in code} != identity:
         raise TacitError(f"{work} holds a run with other settings or other code: delete the folder to start anew")
@@ -217,25 +219,18 @@ def _arguments(recipe: Pretraining, work: Path, *, n_steps: int, save_steps: int
     )
 
 
-def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, world: World, record: dict, *, out: Path) -> None:
-    """Write a finished base model: bf16 safetensors, tokenizer, ``world.json``, ``pretraining.json`` and a card."""
-    model = trainer.model.to(torch.bfloat16)
-    curve = [{k: row[k] for k in ("step", "loss", "eval_loss") if k in row} for row in trainer.state.log_history]
-    record |= {"parameters": sum(p.numel() for p in model.parameters()), "held_out_seed": HELD_OUT_SEED}
-    record |= {"curve": [row for row in curve if len(row) > 1]}
-    with new_checkpoint(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "world.json").write_text(world.to_json(), encoding="utf-8")
-        (folder / "pretraining.json").write_text(json.dumps(made_with() | record, indent=0))
-        write_card(folder, _card(world, made_with() | record))
+def _outcome(model: PreTrainedModel, log: list[dict]) -> dict:
+    """What the record of a finished run says beside its identity: the model's size and the loss curve."""
+    curve = [{k: row[k] for k in ("step", "loss", "eval_loss") if k in row} for row in log]
+    size = sum(p.numel() for p in model.parameters())
+    return {"parameters": size, "held_out_seed": HELD_OUT_SEED, "curve": [row for row in curve if len(row) > 1]}
 
 
 def _card(world: World, record: dict) -> str:
     start = record.get("start_from")
     origin = f"{start['name']} pretrained on another" if start else "pretrained on"
     rows = "\n".join(f"| {row['step']} | {row['eval_loss']:.4f} |" for row in record["curve"] if "eval_loss" in row)
-    return f"""
+    return card(f"""
 # {record["name"]}
 
 A causal language model of {record["parameters"]:,} parameters ({record["architecture"]}, width {record["width"]},
@@ -249,4 +244,4 @@ loss curve are in `pretraining.json`. Held-out loss at the end: {record["held_ou
 | step | held-out loss |
 |---|---|
 {rows}
-"""
+""")

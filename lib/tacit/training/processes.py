@@ -18,11 +18,10 @@ from tacit.models.loading import without_progress_bars
 class RankBatches(Sampler):
     """The batches of one of several processes, which together train on what a single process would.
 
-    ``order`` gives an epoch's indices. Each run of ``batch_size`` of them is one step. The main process's order
-    counts, whatever the others' random states are. A step's examples go round the processes, ``micro`` at a time to
-    each, so that those of like length are handled at the same moment. Where a last step has too few for all, a
-    process gets the row ``blank``, which bears no loss: every process makes as many steps as the others, and no
-    example counts twice (as with accelerate's ``even_batches``).
+    The main process's ``order`` gives an epoch's indices, whatever the others' random states are; each run of
+    ``batch_size`` is one step. Its examples go round the processes, ``micro`` at a time to each, so that those of like
+    length are handled at the same moment. Where a last step has too few for all, a process gets the row ``blank``,
+    which bears no loss: no example counts twice, as with accelerate's ``even_batches``.
     """
 
     def __init__(
