@@ -1,6 +1,7 @@
 """The command line: ``python -m tacit COMMAND``; ``--help`` lists the commands.
 
-Each command imports what it needs when it is called, so that those that only read files start at once.
+Each command is a function, and its docstring is the command's help. It imports what it needs when it is called, so that
+commands that only read files start at once.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import Field, fields
 from pathlib import Path
 
-from tacit.options import make_parser
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.synthesis.settings import Settings
+
+MODEL = "a checkpoint's folder, or a hub id with an optional @revision"
+TYPES = {"float": float, "int": int}
 
 
 def run_notebooks(options: argparse.Namespace) -> int:
-    """Execute notebooks; 1 when one of them failed."""
+    """Execute notebooks with a profile's parameters and print the table of findings."""
     from tacit.running import sweeps
 
     settings = {"profile": options.profile, "overrides": dict(options.p), "jobs": options.jobs}
@@ -26,7 +31,7 @@ def run_notebooks(options: argparse.Namespace) -> int:
 
 
 def check_profile(options: argparse.Namespace) -> int:
-    """Check what a profile needs before a long run; 1 where there is a fault."""
+    """Look before a long run: parameters, models, datasets, pair, judge, disk, GPU memory; loads no weights."""
     from tacit.running import check
 
     checks = check.check_profile(options.notebooks, profile=options.profile, overrides=dict(options.p))
@@ -34,7 +39,7 @@ def check_profile(options: argparse.Namespace) -> int:
 
 
 def list_parameters(options: argparse.Namespace) -> None:
-    """Print what the notebooks' parameters are."""
+    """List notebooks' parameters: type, default, meaning, each profile's value."""
     from tacit.running.parameters import describe_parameters
     from tacit.running.plan import find_notebooks
 
@@ -42,7 +47,7 @@ def list_parameters(options: argparse.Namespace) -> None:
 
 
 def begin_notebook(options: argparse.Namespace) -> None:
-    """Write a new notebook from the template, and say what was written."""
+    """Begin a notebook of your own, with parameters for smoke and micro."""
     from tacit.running import templates
 
     for path in templates.begin_notebook(options.name):
@@ -51,21 +56,21 @@ def begin_notebook(options: argparse.Namespace) -> None:
 
 
 def verify_outputs(options: argparse.Namespace) -> int:
-    """Check a profile's outputs; 1 where there is a fault."""
+    """Check a profile's outputs: executed to their end, clean, and made from what their commits hold."""
     from tacit.running import verify
 
     return 1 if verify.report(options.profile) else 0
 
 
 def show_comparison(options: argparse.Namespace) -> None:
-    """Print two runs side by side."""
+    """Show two runs side by side, with the differences that are beyond their intervals."""
     from tacit.running import differences
 
     print(differences.compare_runs(options.a, options.b))
 
 
 def show_table(options: argparse.Namespace) -> None:
-    """Print the table of findings, or write it into a page."""
+    """Print the table of findings from the outputs."""
     from tacit.running.plan import find_notebooks
     from tacit.running.tables import findings_table, write_findings_table
 
@@ -77,7 +82,7 @@ def show_table(options: argparse.Namespace) -> None:
 
 
 def make_site(options: argparse.Namespace) -> None:
-    """Build the static site and say where its front page is."""
+    """Render the executed notebooks as a static site, executing nothing (needs tacit[site])."""
     from tacit.running.site import build_site
 
     print(f"the front page: {build_site(profile=options.profile, out=options.out or paths.ROOT / 'site')}")
@@ -90,10 +95,7 @@ def _check_known(names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def pretrain_models(options: argparse.Namespace) -> None:
-    """Pretrain micro models anew: the committed ones by default, ``readiness`` for all of finding 6's.
-
-    Raises TacitError for an unknown model.
-    """
+    """Pretrain micro models; resumes when killed."""
     from tacit.training.pretraining import pretrain
     from tacit.training.recipes import COMMITTED, pretraining_recipes
 
@@ -108,7 +110,7 @@ def pretrain_models(options: argparse.Namespace) -> None:
 
 
 def post_train_teacher(options: argparse.Namespace) -> None:
-    """Post-train micro-base to the micro teacher, with the families and constraints of findings 7 to 11."""
+    """Post-train the micro teacher on response constraints, about five minutes."""
     from tacit.training.posttraining import post_train
     from tacit.training.recipes import teacher_recipe
 
@@ -116,10 +118,7 @@ def post_train_teacher(options: argparse.Namespace) -> None:
 
 
 def measure_readiness(options: argparse.Namespace) -> None:
-    """Pretrain finding 6's base models where they are missing and measure each with the notebook's micro parameters.
-
-    Raises TacitError for an unknown model.
-    """
+    """Pretrain finding 6's base models, about two hours, and measure each; resumes when killed."""
     from tacit.experiments import evaluation
     from tacit.findings import readiness
     from tacit.running.parameters import read_params
@@ -160,13 +159,13 @@ def read_template(given: str | None) -> str | None:
 
 def _values(options: argparse.Namespace) -> dict:
     """The options by name, with the chat template read and ``say`` for ``quiet``."""
-    values = {name: value for name, value in vars(options).items() if name not in ("command", "quiet")}
+    values = {name: value for name, value in vars(options).items() if name not in ("command", "handler", "quiet")}
     values["chat_template"] = read_template(values["chat_template"])
     return values | {"say": None if options.quiet else lambda text: print(text, flush=True)}
 
 
 def synthesize_dataset(options: argparse.Namespace) -> None:
-    """Run ``tacit.synthesize`` with the command's options."""
+    """Make a dataset from two models by CoDIT's decoding; resumes when killed."""
     from tacit.data.sources import load_instructions, source_name
     from tacit.synthesis.engine import synthesize
 
@@ -176,9 +175,8 @@ def synthesize_dataset(options: argparse.Namespace) -> None:
 
 
 def finetune_model(options: argparse.Namespace) -> None:
-    """Run ``tune_checkpoint`` with the command's options, in every process that accelerate launched.
-
-    Raises TacitError for --lora-alpha without --lora-r, and for an example without a response.
+    """Finetune a checkpoint on instructions and responses; on several GPUs under `accelerate launch --config_file
+    params/accelerate/... -m tacit finetune`.
     """
     from tacit.data.sources import load_instructions, source_name
     from tacit.training.checkpoints import tune_checkpoint
@@ -196,21 +194,114 @@ def finetune_model(options: argparse.Namespace) -> None:
     tune_checkpoint(**values, examples_name=source_name(options.examples))
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
-    "run": run_notebooks,
-    "check": check_profile,
-    "params": list_parameters,
-    "new": begin_notebook,
-    "verify": verify_outputs,
-    "compare": show_comparison,
-    "table": show_table,
-    "site": make_site,
-    "pretrain": pretrain_models,
-    "posttrain": post_train_teacher,
-    "readiness": measure_readiness,
-    "synthesize": synthesize_dataset,
-    "finetune": finetune_model,
-}
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; it leaves the chosen command's function under ``handler``."""
+    about = "Run Tacit's notebooks, pretrain its micro models, synthesize data."
+    parser = argparse.ArgumentParser(prog="python -m tacit", description=about)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, handler: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=handler.__doc__, description=handler.__doc__)
+        command.set_defaults(handler=handler)
+        return command
+
+    for name, handler in {"run": run_notebooks, "check": check_profile, "params": list_parameters}.items():
+        _take_notebooks(add(name, handler), name)
+    add("new", begin_notebook).add_argument("name", help="two digits and words, such as 12_my_finding", metavar="NAME")
+    _take_profile(add("verify", verify_outputs), "params/ and outputs/")
+    compare = add("compare", show_comparison)
+    compare.add_argument("a", metavar="A.json", help="a metrics file, such as outputs/micro/01_response_tuning.json")
+    compare.add_argument("b", metavar="B.json", help="another")
+    table = add("table", show_table)
+    _take_profile(table, "outputs/")
+    table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
+    site = add("site", make_site)
+    _take_profile(site, "outputs/ to show")
+    site.add_argument("--out", metavar="DIR", help="where the site goes, replacing an earlier one (default: site)")
+    known = "micro-base, micro-student, micro-sibling (these by default), or readiness for all of finding 6"
+    add("pretrain", pretrain_models).add_argument("models", nargs="*", metavar="MODEL", help=known)
+    add("posttrain", post_train_teacher)
+    known = "such as markup-30-seed-1; all by default"
+    add("readiness", measure_readiness).add_argument("models", nargs="*", metavar="MODEL", help=known)
+    _take_synthesis(add("synthesize", synthesize_dataset))
+    _take_finetuning(add("finetune", finetune_model))
+    return parser
+
+
+def _take_profile(command: argparse.ArgumentParser, folders: str) -> None:
+    command.add_argument("--profile", default="micro", help=f"the folder of {folders} (default: micro)")
+
+
+def _take_notebooks(command: argparse.ArgumentParser, name: str) -> None:
+    """The options of the commands that run notebooks, or look at them before."""
+    which = "a name such as 01_response_tuning, or its number; all by default"
+    command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
+    if name == "params":
+        return
+    _take_profile(command, "params/")
+    value = "override one parameter (YAML)"
+    if name == "run":
+        value += "; 0,0.5,1 for a number, or [A, B] for a text, runs each value and draws the curve"
+        jobs = "notebooks at a time, each with its share of the cores"
+        command.add_argument("--jobs", type=int, default=1, help=jobs)
+    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)
+
+
+def _take_setting(parser, setting: Field) -> None:
+    """One field of ``Settings`` as an option; a true one is turned off by ``--no-NAME``."""
+    name, meaning, default = setting.name.replace("_", "-"), setting.metadata["meaning"], setting.default
+    if setting.type == "bool":
+        parser.add_argument(f"--no-{name}", action="store_false", dest=setting.name, help=meaning)
+        return
+    kind, shown = TYPES.get(setting.type, str), setting.metadata["shown"]
+    meaning += f" (default: {default})" if default is not None else ""
+    parser.add_argument(f"--{name}", type=kind, default=default, help=meaning, **shown)
+
+
+def _take_files(parser, source: str, *, columns: str, such: str, out: str) -> None:
+    """The options that both commands with models have: the rows' source, the output folder, silence."""
+    rows = f"a JSONL file with {columns} a line, or name:place as in params/, such as '{such}@REV[:1000]' for 1000 rows"
+    parser.add_argument(source, required=True, metavar="SOURCE", help=rows)
+    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def _take_synthesis(synthesize: argparse.ArgumentParser) -> None:
+    """The options of ``tacit.synthesize``, with its defaults."""
+    synthesize.add_argument("--expert", required=True, metavar="MODEL", help=MODEL)
+    synthesize.add_argument("--amateur", required=True, metavar="MODEL", help=MODEL)
+    columns, out = "an instruction (and id)", "the dataset's folder; a killed run goes on in it"
+    _take_files(synthesize, "--instructions", columns=columns, such="alpaca:tatsu-lab/alpaca", out=out)
+    mask = synthesize.add_mutually_exclusive_group()
+    for setting in fields(Settings):
+        _take_setting(mask if setting.name == "alpha" else synthesize, setting)
+    mask.add_argument("--no-mask", action="store_const", const=0.0, dest="alpha", help="all tokens: --alpha 0")
+
+
+def _take_finetuning(tune: argparse.ArgumentParser) -> None:
+    """The options of ``training.checkpoints.tune_checkpoint``."""
+    tune.add_argument("--model", required=True, metavar="MODEL", help=MODEL)
+    columns, out = "an instruction and a response", "the tuned model's folder, which must not exist yet"
+    _take_files(tune, "--examples", columns=columns, such="lima:GAIR/lima", out=out)
+    tune.add_argument("--epochs", type=int, default=5, help="default: 5")
+    tune.add_argument("--learning-rate", type=float, default=1e-5, help="default: 1e-5")
+    tune.add_argument("--batch-size", type=int, default=64, help="examples a step, of all processes (default: 64)")
+    micro = "examples in a process's memory at once; below the batch size, activations are recomputed (default: all)"
+    tune.add_argument("--micro-batch", type=int, help=micro)
+    again = "recompute activations whatever the micro batch, or keep them"
+    tune.add_argument("--recompute", action=argparse.BooleanOptionalAction, default=None, help=again)
+    packing = "rows one after another instead of padded: the same result, faster"
+    tune.add_argument("--packing", action="store_true", help=packing)
+    rank = "train adapters of this rank, then add them to the weights (needs peft)"
+    tune.add_argument("--lora-r", type=int, metavar="R", help=rank)
+    tune.add_argument("--lora-alpha", type=float, metavar="A", help="the adapters' scale is A / R (default: 2 R)")
+    tune.add_argument("--max-length", type=int, default=2048, help="longer examples are cut (default: 2048 tokens)")
+    tune.add_argument("--seed", type=int, default=0)
+    tune.add_argument("--dtype", default="float32", help="of the weights: float32 (default) or bfloat16")
+    optimizer = "adamw (default) with bfloat16 drops small updates; adamw-master keeps float32 weights beside it"
+    tune.add_argument("--optimizer", default="adamw", help=optimizer)
+    template = "a Jinja file that replaces the model's chat template, or tulu for the papers' format"
+    tune.add_argument("--chat-template", metavar="FILE", help=template)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     try:
-        status = COMMANDS[options.command](options) or 0
+        status = options.handler(options) or 0
         sys.stdout.flush()  # what cannot be written is found here, not by the interpreter's end
         return status
     except TacitError as error:
