@@ -40,7 +40,7 @@ from huggingface_hub import hf_hub_download
 
 from tacit.data.instructions import read_instructions
 from tacit.support import paths
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[0-9a-f]{40}))?")
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -186,11 +186,10 @@ def _read_hub(source: Source, where: str, name: str, revision: str | None) -> It
         else:
             rows = load_dataset(name, source.config, split="train", revision=revision, keep_in_memory=False)
     except Exception as error:  # a dozen kinds: offline, gated, no such id, revision, config or file
-        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
         raise TacitError(
-            f"cannot load {where} from the hub ({reason}): check the id, the revision and the network "
-            f"(HF_HUB_OFFLINE); if it is gated, accept its licence at https://huggingface.co/datasets/{name} "
-            "and run `hf auth login`; or give a local file"
+            f"cannot load {where} from the hub ({type(error).__name__}: {first_line(error)}): check the id, the "
+            "revision and the network (HF_HUB_OFFLINE); if it is gated, accept its licence at "
+            f"https://huggingface.co/datasets/{name} and run `hf auth login`; or give a local file"
         ) from error
     if source.file:
         return _read_file(Path(path), f"{where}, {source.file}")

@@ -22,12 +22,10 @@ UNFINISHED = str(
 
 
 def decoding_rule(parameters: Mapping[str, Any]) -> str:
-    """How tokens were drawn, in words and as an equation.
+    """How tokens were drawn with a run's ``parameters``, in words and as an equation.
 
-    ``parameters`` are those of a run. With score(y) = log p_expert(y) - beta log p_amateur(y) over the tokens with
-    p_expert(y) >= alpha max p_expert, p(y) ∝ exp(score(y) / temperature). Source: CoDIT (Ichinose et al. 2026, its
-    released decoder), whose scripts have temperature 1, no nucleus and contrast end tokens like all others. The
-    noise's keys (``generation.KeyedSampling``) are left out.
+    Source: CoDIT (Ichinose et al. 2026, its released decoder), whose scripts have temperature 1, no nucleus and
+    contrast end tokens like all others. The noise's keys (``generation.KeyedSampling``) are left out.
     """
     alpha, beta, temperature = (f"{parameters[name]:g}" for name in ("alpha", "beta", "temperature"))
     support = f"over the tokens with p_expert >= {alpha} max p_expert" if parameters["alpha"] else "over all tokens"
@@ -50,11 +48,6 @@ def decoding_rule(parameters: Mapping[str, Any]) -> str:
             "tokens share the rest by their contrast."
         )
     return " ".join([*words, "A response ends at an end token or after", f"{parameters['max_new_tokens']} tokens."])
-
-
-def environment_words(made_with: Mapping[str, str]) -> str:
-    """One environment in words: versions, the device, the beginning of the library's hash."""
-    return ", ".join(f"{name} {value[:12] if name == 'tacit' else value}" for name, value in made_with.items())
 
 
 def _fields(card: str | None) -> dict[str, Any]:
@@ -114,9 +107,9 @@ def dataset_card(
     table = {role: f"`{name}` (`{parameters[role]}`)" for role, name in names.items()}
     table["instructions"] = f"`{instructions}` (`{parameters['instructions']}`)"
     table |= {name: f"`{value}`" for name, value in parameters.items() if name not in {"chat_template", *table}}
-    several = len(made_with) > 1
     for number, environment in enumerate(made_with, 1):
-        table[f"made with ({number})" if several else "made with"] = environment_words(environment)
+        words = [f"{name} {value[:12] if name == 'tacit' else value}" for name, value in environment.items()]
+        table[f"made with ({number})" if len(made_with) > 1 else "made with"] = ", ".join(words)
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# Synthesized responses",
         "Made by `python -m tacit synthesize` after CoDIT (Ichinose et al. 2026, https://arxiv.org/abs/2604.13538).",

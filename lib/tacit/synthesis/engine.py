@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from inspect import Parameter, signature
 from itertools import chain
 from pathlib import Path
@@ -30,7 +29,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from tacit.models.chat import encode_prompt
 from tacit.models.identity import tokenizer_key, weights_key
 from tacit.models.loading import load_tokenizer, locate, model_folder, split_revision
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 from tacit.support.keyed import fingerprint
 from tacit.synthesis.cards import UNFINISHED, dataset_card
 from tacit.synthesis.decoder import Decoder
@@ -88,7 +87,7 @@ def prepare(
         try:
             key = weights_key(name, revision)
         except (OSError, ValueError) as error:
-            raise TacitError(f"cannot load {name}: {(str(error) or 'no message').splitlines()[0]}") from error
+            raise TacitError(f"cannot load {name}: {first_line(error)}") from error
         local = "weights" in key
         weights[role] = key["weights"] if local else f"{key['name']}@{key['commit']}"
         models |= {role: name, f"{role}_revision": revision if local else key["commit"]}
@@ -151,9 +150,7 @@ def make_shards(
         for index, rows in todo.items():
             write_rows(shards, index, decode(rows))
     else:
-        cluster = {"workers": settings.workers, "address": settings.ray_address}
-        load = partial(Decoder, models, settings)
-        decode_in_parallel(todo, load=load, write=write_rows, shards=shards, tick=tick, **cluster)
+        decode_in_parallel(todo, models=models, settings=settings, shards=shards, tick=tick)
     for index, fault in shards.faults().items():
         raise TacitError(f"{shards.name(index)} {fault or 'is missing'}, although it was just written")
 
@@ -189,8 +186,8 @@ def push(out: Path, repo: str) -> None:
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=out, ignore_patterns=[f"{HIDDEN}/**"])
     except Exception as error:  # offline, no token, no right to write, no such owner
         raise TacitError(
-            f"cannot upload to {repo} ({type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}): run "
-            f"`hf auth login`, check the name and the network (HF_HUB_OFFLINE); the dataset is whole in {out}"
+            f"cannot upload to {repo} ({type(error).__name__}: {first_line(error)}): run `hf auth login`, check the "
+            f"name and the network (HF_HUB_OFFLINE); the dataset is whole in {out}"
         ) from error
 
 

@@ -11,7 +11,6 @@ from tacit.support.errors import TacitError
 
 SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")
 RULE = ("alpha", "beta", "contrast_end", "log_ratios", *SAMPLING)  # in the order in which synthesis.json notes them
-RATIOS = ("none", "mean", "tokens")
 Range = tuple[str, Callable[[Any], bool]]  # in words, and as a test
 
 ANY: Range = ("anything", lambda x: True)
@@ -19,7 +18,7 @@ NOT_NEGATIVE: Range = ("at least 0", lambda x: 0 <= x < inf)
 COUNT: Range = ("an integer of at least 1", lambda x: 1 <= x < inf and x == int(x))
 MASK: Range = ("from 0 (no mask) to 1", lambda x: 0 <= x <= 1)
 NUCLEUS: Range = ("above 0 and at most 1", lambda x: 0 < x <= 1)
-ONE_OF_RATIOS: Range = ("none, mean or tokens", lambda x: x in RATIOS)
+RATIOS: Range = ("none, mean or tokens", lambda x: x in ("none", "mean", "tokens"))
 
 
 def _option(default: Any, meaning: str, values: Range = ANY, **shown: Any) -> Any:
@@ -41,19 +40,14 @@ class Settings:
     temperature: float = _option(1.0, "0 is greedy", NOT_NEGATIVE)
     top_p: float = _option(1.0, "nucleus of the sampled distribution; 1 is all of it", NUCLEUS)
     contrast_end: bool = _option(True, "end tokens keep the expert's (masked) probability at temperature 1")
-    log_ratios: str = _option(
-        "mean", "what to write of log p_expert - log p_amateur; none saves time", ONE_OF_RATIOS, choices=RATIOS
-    )
+    log_ratios: str = _option("mean", "of log p_expert - log p_amateur: none (saves time), mean or tokens", RATIOS)
     seed: int = _option(0, "of the noise, together with a row's id and the step")
     max_new_tokens: int = _option(256, "most tokens of a response", COUNT)
     batch_size: int = _option(128, "rows decoded together", COUNT)
     shard_size: int = _option(512, "rows per file, which is made whole or again", COUNT)
     workers: int = _option(1, "processes by Ray Data, each with the pair; 1 needs no Ray", COUNT)
     ray_address: str | None = _option(
-        None,
-        "a running Ray cluster, for --workers above 1; DIR, local models and this package must be on a file system "
-        "that all machines share",
-        metavar="ADDRESS",
+        None, "a Ray cluster, whose machines share the file system of DIR, models and this package", metavar="ADDRESS"
     )
     dtype: str = _option("float32", "float32, bfloat16, float16 or auto")
     chat_template: str | None = _option(  # in Python the template itself

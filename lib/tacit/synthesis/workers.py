@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
+from tacit.synthesis.decoder import Decoder
+from tacit.synthesis.rows import write_rows
+from tacit.synthesis.settings import Settings
 from tacit.synthesis.shards import Shards, begin, end
 
 ATTEMPTS = 3  # at one shard; whatever kills a worker so often is no accident
@@ -28,14 +31,14 @@ class ShardWorker:
     a worker was at when its process died. The folder counts that, and a shard's repetitions end after ``ATTEMPTS``.
     """
 
-    def __init__(self, load: Callable[[], Callable], write: Callable, shards: Shards, threads: int, most: int):
+    def __init__(self, models: Mapping[str, Any], settings: Settings, shards: Shards, threads: int, most: int):
         if threads:
             torch.set_num_threads(threads)
-        self.write, self.shards = write, shards
+        self.shards = shards
         with self._explained("loading the pair"):
             if begin(shards.out, "loading") > most:
                 raise TacitError(f"workers died {most} times while they loaded the pair: is there too little memory?")
-            self.decode = load()
+            self.decode = Decoder(models, settings)
             end(shards.out, "loading")
         self.broken = self.error
 
@@ -47,7 +50,7 @@ class ShardWorker:
         except TacitError as error:
             self.error = str(error)
         except Exception as error:
-            self.error = f"{what} failed: {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+            self.error = f"{what} failed: {type(error).__name__}: {first_line(error)}"
             self.trace = traceback.format_exc()
 
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
@@ -63,7 +66,7 @@ class ShardWorker:
                         "smaller batch_size or fewer workers; finished shards are kept"
                     )
                 rows = self.decode([tuple(row) for row in json.loads(batch["rows"][0])])
-                self.write(self.shards, index, rows)
+                write_rows(self.shards, index, rows)
                 end(self.shards.out, name)
         tokens = sum(row["response_tokens"] for row in rows)
         return {"rows": [len(rows)], "tokens": [tokens], "error": [self.error], "trace": [self.trace]}
@@ -94,8 +97,8 @@ def _cluster(address: str | None, *, workers: int):
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
-            what = (str(error) or type(error).__name__).splitlines()[0]
-            raise TacitError(f"cannot reach or start Ray ({what}): check ray_address, or use 1 worker") from error
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise TacitError(f"cannot reach or start Ray ({why}): check ray_address, or use 1 worker") from error
         yield ray
     finally:
         ray.shutdown()
@@ -108,29 +111,25 @@ def _records(done: Any) -> Iterator[Mapping[str, Any]]:
     try:
         yield from done.iter_rows()
     except Exception as error:  # of Ray's own kinds: no node left, an actor that cannot be started, an object lost
-        what = (str(error).strip() or "no message").splitlines()[0]
-        raise TacitError(
-            f"Ray failed ({type(error).__name__}: {what:.300}): finished shards are kept, run the same again"
-        ) from error
+        why = f"{type(error).__name__}: {first_line(error):.300}"
+        raise TacitError(f"Ray failed ({why}): finished shards are kept, run the same again") from error
 
 
 def decode_in_parallel(
     todo: Mapping[int, Sequence],
     *,
-    load: Callable[[], Callable],
-    write: Callable[[Shards, int, list], None],
+    models: Mapping[str, Any],
+    settings: Settings,
     shards: Shards,
-    workers: int,
-    address: str | None,
     tick: Callable[[int, int], None],
 ) -> None:
-    """Decode and write the shards ``todo`` (index -> rows) with ``workers`` processes, which share threads or GPUs.
+    """Decode and write the shards ``todo`` (index -> rows) with ``settings.workers`` processes.
 
-    In each process ``load`` makes the decoder once, and ``write`` writes what it makes of a shard's rows. ``tick`` is
-    called here with each shard's rows and response tokens. A worker that dies is started again and its shards are
-    decoded anew, each ``ATTEMPTS`` times at most. Raises TacitError without Ray, and for what a worker could not do,
-    with the shard's name.
+    They share threads or GPUs. ``tick`` is called here with each shard's rows and response tokens. A worker that dies
+    is started again and its shards are decoded anew, each ``ATTEMPTS`` times at most. Raises TacitError without Ray,
+    and for what a worker could not do, with the shard's name.
     """
+    workers, address = settings.workers, settings.ray_address
     items = [{"index": index, "rows": json.dumps(rows)} for index, rows in todo.items()]
     threads = 0 if address else max(1, torch.get_num_threads() // workers)
     with _cluster(address, workers=workers) as ray:
@@ -142,7 +141,7 @@ def decode_in_parallel(
         gpus = ray.cluster_resources().get("GPU", 0)
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             ShardWorker,
-            fn_constructor_args=[load, write, shards, threads, ATTEMPTS * workers],
+            fn_constructor_args=[models, settings, shards, threads, ATTEMPTS * workers],
             batch_size=1,
             concurrency=min(workers, len(items)),
             num_cpus=1,

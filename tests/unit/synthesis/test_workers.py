@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +10,7 @@ from synthesis_runs import INSTRUCTIONS, OPTIONS, RayHere, run, whole_run
 from tacit.support import paths
 from tacit.support.errors import TacitError
 from tacit.synthesis import decoder, shards, workers
-from tacit.synthesis.decoder import Decoder
 from tacit.synthesis.engine import synthesize
-from tacit.synthesis.rows import write_rows
 from tacit.synthesis.settings import Settings
 from tacit.synthesis.shards import Shards
 from tacit.synthesis.workers import decode_in_parallel
@@ -38,16 +35,14 @@ def test_an_error_in_a_worker_is_the_same_error(pair, whole, tmp_path, monkeypat
     with pytest.raises(TacitError, match="No space left on device"):
         decode_in_parallel(
             {0: [("a", "Hi")]},
-            load=partial(Decoder, pair, Settings(max_new_tokens=2)),
-            write=write_rows,
+            models=pair,
+            settings=Settings(max_new_tokens=2, workers=2),
             shards=Shards(tmp_path / "fine", ["a"], "b"),
-            workers=2,
-            address=None,
             tick=lambda *_: None,
         )
 
 
-PARALLEL = {"load": None, "write": None, "shards": None, "workers": 2, "address": None, "tick": None}
+PARALLEL = {"models": {}, "settings": Settings(workers=2), "shards": None, "tick": None}
 
 
 def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
@@ -65,7 +60,7 @@ def test_an_unreachable_cluster_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", ray)
     with pytest.raises(TacitError, match=r"nobody there.*ray_address"):
-        decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL | {"address": "far:6379"})
+        decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL | {"settings": Settings(workers=2, ray_address="far:6379")})
 
 
 class Died(BaseException):
@@ -75,40 +70,43 @@ class Died(BaseException):
 BATCH = {"index": [1], "rows": ['[["a", "Hi"]]']}
 
 
-def worker(out, load, *, write=None, most=3):
-    return workers.ShardWorker(load, write, Shards(out, ["a", "b"], "run"), 0, most)
+def worker(out, *, most=3):
+    return workers.ShardWorker({}, Settings(), Shards(out, ["a", "b"], "run"), 0, most)
 
 
-def test_a_shard_whose_worker_always_dies_is_given_up_by_name(tmp_path):
+def test_a_shard_whose_worker_always_dies_is_given_up_by_name(tmp_path, monkeypatch):
     deaths = []
 
     def decode(rows):
         deaths.append(rows)
         raise Died
 
+    monkeypatch.setattr(workers, "Decoder", lambda *_: decode)
     with shards.hold(tmp_path / "out"):
         for _ in range(3):
             with pytest.raises(Died):
-                worker(tmp_path / "out", lambda: decode)(BATCH)
-        record = worker(tmp_path / "out", lambda: decode)(BATCH)
+                worker(tmp_path / "out")(BATCH)
+        record = worker(tmp_path / "out")(BATCH)
     assert len(deaths) == 3
     assert record["rows"] == [0]
     assert "train-00001-of-00002.parquet: the worker that made it died, 3" in record["error"][0]
+    monkeypatch.setattr(workers, "Decoder", lambda *_: lambda rows: [{"response_tokens": 5}])
+    monkeypatch.setattr(workers, "write_rows", lambda *_: None)
     with shards.hold(tmp_path / "out"):  # a new run tries anew, and deaths count only until a shard is made
         for _ in range(5):
-            well = worker(tmp_path / "out", lambda: lambda rows: [{"response_tokens": 5}], write=lambda *_: None)
-            assert well(BATCH) == {"rows": [1], "tokens": [5], "error": [""], "trace": [""]}
+            assert worker(tmp_path / "out")(BATCH) == {"rows": [1], "tokens": [5], "error": [""], "trace": [""]}
 
 
-def test_workers_that_die_while_they_load_are_given_up(tmp_path):
-    def load():
+def test_workers_that_die_while_they_load_are_given_up(tmp_path, monkeypatch):
+    def load(*_):
         raise Died
 
+    monkeypatch.setattr(workers, "Decoder", load)
     with shards.hold(tmp_path / "out"):
         for _ in range(6):
             with pytest.raises(Died):
-                worker(tmp_path / "out", load, most=6)
-        assert "died 6 times" in worker(tmp_path / "out", load, most=6)(BATCH)["error"][0]
+                worker(tmp_path / "out", most=6)
+        assert "died 6 times" in worker(tmp_path / "out", most=6)(BATCH)["error"][0]
 
 
 def test_any_error_in_a_worker_is_explained_with_its_shard(pair, tmp_path, monkeypatch):
