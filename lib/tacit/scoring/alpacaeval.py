@@ -58,10 +58,9 @@ def read_annotations(path: Path | str) -> pd.DataFrame:
 
 
 def preferences(annotations: pd.DataFrame) -> np.ndarray:
-    """How far the second output is preferred, [rows], 0 to 1, 0.5 a tie (alpaca_eval's older 0 too).
+    """How far the second output is preferred, [rows], 0 to 1, 0.5 a tie; NaN where the annotator gave no verdict.
 
-    NaN where the annotator gave no verdict (alpaca_eval's stored -1 too), which alpaca_eval leaves out of its rates.
-    Raises TacitError for any other value.
+    alpaca_eval's older ways are read too: 0 for a tie, -1 for none. Raises TacitError for any other value.
     """
     values = pd.to_numeric(annotations["preference"], errors="coerce").to_numpy(dtype=float)
     lost = annotations["preference"].notna().to_numpy() & np.isnan(values)
@@ -119,17 +118,12 @@ def annotate(
 ) -> pd.DataFrame:
     """alpaca_eval's annotations of pairs of responses, a row per instruction, in their order.
 
-    By its ``PairwiseAnnotator``: its prompts, its parsing, one order of each pair drawn by its seed, and its own cache
-    beside the annotator's configuration, so that the same pairs are not asked twice. Raises TacitError without the
-    package and as ``find_annotator`` does, ValueError for unequal lengths.
+    By its ``PairwiseAnnotator``, which draws one order of each pair by its seed, and keeps its own cache beside the
+    annotator's configuration. Raises TacitError as ``find_annotator`` does, ValueError for unequal lengths.
     """
-    if not len(instructions) == len(ours) == len(theirs):
-        raise ValueError(
-            f"{len(instructions)} instructions, {len(ours)} and {len(theirs)} responses: need as many each"
-        )
+    sides = [output_rows(instructions, side, generator=name) for name, side in (("theirs", theirs), ("ours", ours))]
     config = find_annotator(annotator)
     judge = _package().annotators.PairwiseAnnotator(annotators_config=str(config))
-    sides = [output_rows(instructions, side, generator=name) for name, side in (("theirs", theirs), ("ours", ours))]
     table = pd.DataFrame(judge.annotate_head2head(outputs_1=sides[0], outputs_2=sides[1], is_ordered=True))
     if len(table) != len(instructions) or list(table["instruction"]) != list(instructions):
         raise TacitError(f"alpaca_eval returned {len(table)} rows for {len(instructions)} prompts, or in another order")
@@ -160,11 +154,9 @@ def judge_pairs(
 def length_controlled_preferences(annotations: pd.DataFrame) -> np.ndarray:
     """What alpaca_eval's own regression predicts for each prompt at equal lengths, [805]; their mean is its rate.
 
-    By its ``get_length_controlled_winrate`` (Dubois et al. 2024, arXiv 2404.04475), whose weights are not saved. It
-    looks up each instruction's difficulty by its row, in a table that it reads from the hub
-    (``tatsu-lab/alpaca_eval``, ``df_gamed.csv``): so it is for its 805 prompts in their order only. A pair without a
-    verdict counts as a tie, as in ``judge_pairs``. Raises TacitError for another number of prompts, and where the
-    table cannot be had.
+    Source: Dubois et al. 2024 (arXiv 2404.04475). It looks up each instruction's difficulty by its row, in a table that
+    it reads from the hub: so it is for its 805 prompts in their order only. A pair without a verdict counts as a tie.
+    Raises TacitError for another number of prompts, and where the table cannot be had.
     """
     if len(annotations) != N_PROMPTS:
         raise TacitError(

@@ -67,9 +67,9 @@ def judge_pairs(
 ) -> np.ndarray:
     """The judge's preference for each of ``ours`` over the same place in ``theirs``: [n], from 0 to 1, 0.5 parity.
 
-    Each pair is shown in both orders, in the judge's chat format. An order's preference is the probability of the
-    verdict for ours as the next token, renormalised over the two verdicts. The mean of both is returned, so that a
-    leaning to a place cancels. Equal prompts are scored once: identical responses give exactly 0.5.
+    An order's preference is the probability of the verdict for ours as the next token, renormalised over the two
+    verdicts. The mean of both orders is returned, so that a leaning to a place cancels. Equal prompts are scored once:
+    identical responses give exactly 0.5.
 
     After alpaca_eval's ``weighted_alpaca_eval_gpt4_turbo``, with our wording. It does not correct for length, let the
     judge think, cut long outputs, or defend against outputs that imitate the prompt's headings or special tokens.

@@ -34,9 +34,7 @@ def is_separable(ours: ArrayLike, theirs: ArrayLike) -> bool:
 def length_feature(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
     """tanh of the difference of two lengths over its standard deviation, same shape: 0 where they are equal.
 
-    Lengths [seeds, prompts], or of any other shape that both have, in one unit. The difference is not centred, so
-    that 0 stays "equally long". Raises TacitError where all differences are the same and not 0 (``is_separable``):
-    nothing then tells the effect of length from that of quality.
+    The difference is not centred, so that 0 stays "equally long". Raises TacitError unless ``is_separable``.
     """
     longer = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     if not longer.any():
@@ -73,18 +71,15 @@ def controlled_win_rate(
     """The win rate that a judge would give if both responses were equally long, with its 95% interval.
 
     ``preferences`` [seeds, prompts] are from 0 to 1 for ours, 0.5 a tie; ``ours`` and ``theirs`` the lengths of the
-    responses, in any unit, same shape. A logistic regression (scikit-learn) gives the preferences a constant and a
-    weight for ``length_feature``; the rate is its prediction at no difference in length. Seeds and prompts are
-    resampled independently (two-way), as in ``scores.estimate``; the standard deviation of the lengths stays that of
-    all rows. Where nothing varies in length, or all preferences are the same, it is ``scores.estimate`` of the
-    preferences.
+    responses, in any unit, same shape. A logistic regression gives the preferences a constant and a weight for
+    ``length_feature``; the rate is its prediction at no difference. Seeds and prompts are resampled independently; the
+    standard deviation of the lengths stays that of all rows. Where nothing varies in length, or all preferences are
+    the same, it is ``scores.estimate`` of the preferences.
 
-    After Dubois et al. 2024 (arXiv 2404.04475). It is *not* alpaca_eval's length-controlled rate: there is no term
-    for an instruction's difficulty, which takes many models' annotations; the regression sees this one comparison,
-    without the leaderboard's artificially lengthened baselines and without cross-validated L1. So it cannot be
-    compared with a leaderboard. It corrects what the lengths of two responses predict, no other leaning of a judge,
-    and where ours is longer nearly always it extrapolates: the interval then is wide. Raises ValueError for other
-    shapes and values, TacitError as ``length_feature`` does.
+    After Dubois et al. 2024 (arXiv 2404.04475). It is *not* alpaca_eval's rate and cannot be compared with a
+    leaderboard: there is no term for an instruction's difficulty, and the regression sees this one comparison, without
+    artificially lengthened baselines and cross-validated L1. Where ours is longer nearly always it extrapolates: the
+    interval then is wide. Raises ValueError for other shapes and values, TacitError as ``length_feature`` does.
     """
     matrix = np.asarray(preferences, dtype=float)
     lengths = [np.asarray(side, dtype=float) for side in (ours, theirs)]

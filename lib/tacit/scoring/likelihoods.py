@@ -137,9 +137,8 @@ def draw_others(n_items: int, *, n_others: int, seed: int, groups: Sequence[obje
     """For each item the indices of ``n_others`` other items, drawn uniformly without repeats: [n_items][n_others].
 
     Never the item itself (Hewitt et al.'s released code lets it be drawn). With ``groups``, one label per item, only
-    items of the same group are drawn, as many as it has where it has fewer than ``n_others``: none for an item alone
-    in its group. That two items' responses differ in text is not looked at. Raises ValueError unless 0 < n_others <
-    n_items.
+    items of the same group are drawn, as many as it has where these are fewer. That two items' responses differ in
+    text is not looked at. Raises ValueError unless 0 < n_others < n_items.
     """
     if not 0 < n_others < n_items:
         raise ValueError(f"{n_items} items have {max(n_items - 1, 0)} others each: cannot draw {n_others}")
@@ -176,10 +175,9 @@ def ranking_table(
 ) -> pd.DataFrame:
     """How often each item's true response is likelier than those of the items ``others`` names, given its instruction.
 
-    ``others`` [items][others of the item] are indices, as of ``draw_others``. One row per item with columns
-    ``summed`` and ``mean`` (the rank by each log-probability, see ``rank_response``; NaN for an item without others).
-    All pairs are scored in one ``response_likelihoods``. Raises TacitError as that does, ValueError for a
-    log-probability that is NaN.
+    ``others`` [items][others of the item] are indices, as of ``draw_others``. One row per item with columns ``summed``
+    and ``mean``: ``rank_response`` by each log-probability, NaN for an item without others. Raises TacitError as
+    ``response_likelihoods`` does, ValueError for a log-probability that is NaN.
     """
     chosen = [[i, *row] for i, row in enumerate(others)]  # the true response first
     pairs = [(instructions[i], responses[j]) for i, row in enumerate(chosen) for j in row]
