@@ -11,9 +11,7 @@ from tacit.models.experts import members
 from tacit.models.memory import layer_bytes, layer_types
 from tacit.support.errors import TacitError
 
-ROUND = (
-    128  # slots hold, and attention reads, a multiple of this many tokens: each number takes a CUDA graph of its own
-)
+ROUND = 128  # slots hold, and attention reads, a multiple of this many tokens: each number takes its own CUDA graph
 CHUNK = 16_384  # prompt tokens in one forward pass
 MOST = 1024  # rows in one batch, whatever the memory
 SPARE = 0.9  # share of the free memory that an estimate may take

@@ -169,15 +169,9 @@ def token_changes(
     chosen = out.sequences[0, ids.shape[1] :]  # [T]
     plain, ruled = (torch.log_softmax(torch.cat(steps).float(), dim=-1) for steps in (out.logits, out.scores))  # [T, V]
     base, adapted = (z.gather(1, chosen[:, None]).squeeze(1).tolist() for z in (plain, ruled))
-    table = pd.DataFrame(
-        {
-            "step": range(len(chosen)),
-            "token": [repr(tokenizer.decode([i])) for i in chosen.tolist()],
-            "base would say": [repr(tokenizer.decode([i])) for i in plain.argmax(dim=-1).tolist()],
-            "base": base,
-            "adapted": adapted,
-        }
-    )
+    spelled, likeliest = ([repr(tokenizer.decode([i])) for i in row.tolist()] for row in (chosen, plain.argmax(dim=-1)))
+    columns = {"step": range(len(chosen)), "token": spelled, "base would say": likeliest}
+    table = pd.DataFrame(columns | {"base": base, "adapted": adapted})
     table = table.assign(change=table["adapted"] - table["base"])
     table.attrs["text"] = tokenizer.decode(chosen, skip_special_tokens=True)
     return table

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,17 +125,12 @@ class Slots:
         self.step = torch.zeros(1, dtype=torch.long, device=self.device)
 
     def _logits(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> list[Tensor]:  # [n, V] each
-        return [
-            part(
-                input_ids=ids,
-                attention_mask=None if mask is None else mask.to(part.dtype),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            for part, cache in zip(self.parts, self.caches, strict=True)
-        ]
+        options = {"input_ids": ids, "position_ids": positions, "use_cache": True, "logits_to_keep": 1}
+        logits = []
+        for part, cache in zip(self.parts, self.caches, strict=True):
+            own_mask = None if mask is None else mask.to(part.dtype)
+            logits.append(part(**options, attention_mask=own_mask, past_key_values=cache).logits[:, -1])
+        return logits
 
     def fill(self, slots: Sequence[int], prompts: Sequence[list[int]]) -> None:
         """Put prompts into slots: all but their last token into the cache, in chunks. The last one is the next to run.
@@ -167,8 +163,7 @@ class Slots:
         capacity). That ``reach`` lies behind every slot's position is not checked.
         """
         self.place.start, self.place.reach, self.place.at = None, reach, self.at[:n]
-        at = self.at[:n]
-        dtype = self.parts[0].dtype
+        at, dtype = self.at[:n], self.parts[0].dtype
         hidden = torch.arange(reach, device=self.device) > at[:, None]
         mask = torch.zeros(n, reach, dtype=dtype, device=self.device)
         mask = mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
@@ -276,26 +271,21 @@ def decode_rows(
     *,
     row_ids: Sequence[str],
     limits: Sequence[int],
-    ends: Sequence[int],
     batch_size: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
     seed: int = 0,
-    graphs: bool | None = None,
+    **options: Any,
 ) -> list[list[int]]:
     """``Slots.decode`` with slots made for these prompts: each prompt's new tokens, in order.
 
-    A batch that does not fit into memory is halved, and rows that had ended by then are kept. Raises TacitError when
-    one row does not fit alone.
+    ``options`` are those of ``Slots``: what ends a row, and how tokens are drawn. A batch that does not fit into memory
+    is halved, and rows that had ended by then are kept. Raises TacitError when one row does not fit alone.
     """
 
     def decode(left: list[int], slots: int, tokens: dict[int, list[int]]) -> None:
         capacity = max(len(prompts[i]) + limits[i] for i in left)
-        sampling = {"temperature": temperature, "top_p": top_p}
-        ended = Slots(model, slots=slots, capacity=capacity, ends=ends, graphs=graphs, **sampling).decode(
-            [prompts[i] for i in left], limits=[limits[i] for i in left], row_ids=[row_ids[i] for i in left], seed=seed
-        )
-        for place, row in ended:
+        texts, names, most = ([values[i] for i in left] for values in (prompts, row_ids, limits))
+        filled = Slots(model, slots=slots, capacity=capacity, **options)
+        for place, row in filled.decode(texts, limits=most, row_ids=names, seed=seed):
             tokens[left[place]] = row
 
     return decode_within_memory(decode, prompts, batch_size=batch_size)

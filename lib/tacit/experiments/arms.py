@@ -117,7 +117,6 @@ def ruled_responses(
     tokenizer: PreTrainedTokenizerBase,
     instructions: Sequence[str],
     *,
-    ids: Sequence[str],
     rules: dict,
     **settings,
 ) -> list[Response]:
@@ -125,10 +124,9 @@ def ruled_responses(
 
     Raises TacitError as ``make_rules`` and ``generate_responses`` do.
     """
-    if rules.get("rules") == []:
-        return cached_responses(model, model_key, tokenizer, instructions, ids=ids, **settings)
-    processors = {"rules_key": rules, "make_processors": make_rules(tokenizer, **rules)}
-    return cached_responses(model, model_key, tokenizer, instructions, ids=ids, **processors, **settings)
+    if rules.get("rules") != []:
+        settings |= {"rules_key": rules, "make_processors": make_rules(tokenizer, **rules)}
+    return cached_responses(model, model_key, tokenizer, instructions, **settings)
 
 
 def tuned_responses(
