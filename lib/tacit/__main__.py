@@ -249,13 +249,13 @@ def _take_notebooks(command: argparse.ArgumentParser, name: str) -> None:
 
 def _take_setting(parser, setting: Field) -> None:
     """One field of ``Settings`` as an option; a true one is turned off by ``--no-NAME``."""
-    name, meaning, default = setting.name.replace("_", "-"), setting.metadata["meaning"], setting.default
+    name, meaning, metavar = setting.name.replace("_", "-"), setting.metadata["meaning"], setting.metadata["metavar"]
     if setting.type == "bool":
         parser.add_argument(f"--no-{name}", action="store_false", dest=setting.name, help=meaning)
         return
-    kind, shown = TYPES.get(setting.type, str), setting.metadata["shown"]
+    kind, default = TYPES.get(setting.type, str), setting.default
     meaning += f" (default: {default})" if default is not None else ""
-    parser.add_argument(f"--{name}", type=kind, default=default, help=meaning, **shown)
+    parser.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=meaning)
 
 
 def _take_files(parser, source: str, *, columns: str, such: str, out: str) -> None:

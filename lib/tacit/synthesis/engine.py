@@ -215,10 +215,8 @@ def synthesize(
     ``datasets.load_dataset(out)``. ``log_ratios`` "none" saves a second reading of every text, about half of the time.
 
     A second run with equal parameters goes on where the first ended, checks every finished shard's SHA-256, and says
-    which it makes again. ``workers`` and ``say`` may differ then, in float32 ``batch_size`` too; the folder's own
-    ``shard_size`` stays. Versions, tacit's source and the device are noted with each shard and on the card. A model
-    of the hub is loaded at the commit that was noted. ``workers`` above 1 need Ray: each loads the pair and makes
-    whole shards.
+    which it makes again. Options that are no part of its identity (``Settings``) may differ then; the folder's own
+    ``shard_size`` stays. Versions, tacit's source and the device are noted with each shard and on the card.
 
     Raises TacitError for options out of range, a pair that cannot be decoded together, prompts that exceed a context,
     and a folder that cannot be written, holds something else, or was made with other parameters, of which it names

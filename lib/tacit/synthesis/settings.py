@@ -21,9 +21,9 @@ NUCLEUS: Range = ("above 0 and at most 1", lambda x: 0 < x <= 1)
 RATIOS: Range = ("none, mean or tokens", lambda x: x in ("none", "mean", "tokens"))
 
 
-def _option(default: Any, meaning: str, values: Range = ANY, **shown: Any) -> Any:
-    """A field: its default, its meaning, its range, and what the command line's ``add_argument`` takes beside these."""
-    return field(default=default, metadata={"meaning": meaning, "range": values, "shown": shown})
+def _option(default: Any, meaning: str, values: Range = ANY, *, metavar: str | None = None) -> Any:
+    """A field: its default, its meaning, its range, and what the command line's help calls a value of it."""
+    return field(default=default, metadata={"meaning": meaning, "range": values, "metavar": metavar})
 
 
 @dataclass(frozen=True, kw_only=True)

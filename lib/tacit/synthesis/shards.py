@@ -81,16 +81,13 @@ def hold(out: Path) -> Iterator[None]:
             raise TacitError(f"{out} is not empty and no synthesis made it here: choose another --out or empty it")
         for folder in ("records", "data"):
             (out / HIDDEN / folder).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / HIDDEN / "lock")
         try:
-            lock.acquire(timeout=0)
+            lock = FileLock(out / HIDDEN / "lock").acquire(timeout=0)
         except Timeout:
             raise TacitError(f"another process is at work in {out}: wait for it or stop it") from None
-    try:
+    with lock:
         _remove_temporary(out)
         yield
-    finally:
-        lock.release()
 
 
 def _remove_temporary(out: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import ceil
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -88,22 +87,18 @@ def _cluster(address: str | None, *, workers: int):
     if ray.is_initialized():
         yield ray
         return
-    folder = None
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths are limited to about 100 characters
-        options |= {"address": "local", "num_cpus": workers + 1, "include_dashboard": False, "_temp_dir": folder}
-    try:
+    with ExitStack() as ending:
+        if address is None:  # in /tmp, as sockets' paths are limited to about 100 characters
+            folder = ending.enter_context(TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True))
+            options |= {"address": "local", "num_cpus": workers + 1, "include_dashboard": False, "_temp_dir": folder}
+        ending.callback(ray.shutdown)
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
             why = f"{type(error).__name__}: {first_line(error)}"
             raise TacitError(f"cannot reach or start Ray ({why}): check ray_address, or use 1 worker") from error
         yield ray
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _records(done: Any) -> Iterator[Mapping[str, Any]]:
