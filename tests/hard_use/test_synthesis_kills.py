@@ -180,8 +180,8 @@ def test_the_command_killed_and_run_again(pair, tmp_path, capsys):
     assert recorded(out) < 16
     assert not (out / "data").exists()
     assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "78 rows are in" in said and "tokens/s" in said
+    output = capsys.readouterr().out
+    assert "78 rows are in" in output and "tokens/s" in output
     assert contents(out) == contents(whole)
     shutil.rmtree(out)
     assert main([*arguments, "--quiet", "--no-mask", "--beta", "0", "--log-ratios", "tokens", "--no-contrast-end"]) == 0
@@ -192,37 +192,37 @@ def test_the_command_killed_and_run_again(pair, tmp_path, capsys):
 
 def ray_workers():
     """The worker processes of Ray below this one."""
-    found = []
+    workers = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "ShardWorker" in " ".join(process.cmdline()):
-                found.append(process)
+                workers.append(process)
         except psutil.Error:
             continue
-    return found
+    return workers
 
 
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed_make_the_same_rows(pair, tmp_path, capfd):
-    out, killed, said = tmp_path / "out", [], []
+    out, killed, lines = tmp_path / "out", [], []
     expected = run(pair, tmp_path / "alone", MANY).to_list()
 
     def kill():
-        found = []
+        workers = []
         while not recorded(out):
-            found = found if len(found) == 2 else ray_workers()
+            workers = workers if len(workers) == 2 else ray_workers()
             time.sleep(0.005)
-        found[0].kill()
+        workers[0].kill()
         killed.append(recorded(out))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    rows = run(pair, out, MANY, shard_size=1, workers=2, say=said.append)
+    rows = run(pair, out, MANY, shard_size=1, workers=2, say=lines.append)
     killer.join(10)
     print("shards of 78 recorded when a worker was killed:", killed)
     assert len(killed) == 1 and killed[0] < len(MANY)
     assert [[row[c] for c in EXACT] for row in rows.to_list()] == [[row[c] for c in EXACT] for row in expected]
     assert len(list((out / "data").iterdir())) == len(MANY)
-    assert said[-2].startswith("78/78 rows")
+    assert lines[-2].startswith("78/78 rows")
     wait_for(lambda: not ray_workers())
     assert "Traceback" not in capfd.readouterr().err

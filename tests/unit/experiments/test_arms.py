@@ -20,9 +20,9 @@ RULES = {"uniform_tokens": {"\n": 9.0, "e": -4.0}, "end_weight": 40.0, "end_hori
 
 def draw(*, seed):
     """A training set of its own for each seed."""
-    said = WORDS[seed:] + WORDS[:seed]
+    answers = WORDS[seed:] + WORDS[:seed]
     return Dataset.from_list(
-        [{"id": w, "instruction": f"Say {w}.", "response": f"{r} {r}."} for w, r in zip(WORDS, said, strict=True)]
+        [{"id": w, "instruction": f"Say {w}.", "response": f"{r} {r}."} for w, r in zip(WORDS, answers, strict=True)]
     )
 
 
@@ -84,9 +84,9 @@ def test_tuned_responses_are_those_of_finetuning_and_generating_by_hand_and_made
     answers, record = respond([2, 1])
     assert drawn == [0, 2, 1]
     losses = []
-    for seed, said in zip([2, 1], answers, strict=True):
+    for seed, responses in zip([2, 1], answers, strict=True):
         model, history = finetune(load_model(base), tokenizer, draw(seed=seed), epochs=2, seed=seed, **SETTINGS)
-        assert said == generate_responses(model, tokenizer, PROMPTS["instruction"], max_new_tokens=8)
+        assert responses == generate_responses(model, tokenizer, PROMPTS["instruction"], max_new_tokens=8)
         losses.append(history[-1]["loss"])
     assert answers[0] != answers[1]
     assert record == {"epochs": 2, "selection": [], "loss": pytest.approx(sum(losses) / 2)}

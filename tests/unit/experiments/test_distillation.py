@@ -50,15 +50,15 @@ def test_a_student_is_tuned_in_the_papers_format_and_its_answers_are_kept(saved,
     before = generate_responses(
         load_model(saved), distillation.student_tokenizer(saved), asked["instruction"], max_new_tokens=6
     )
-    said = distillation.teach(saved, asked, asked, **settings)
-    assert [r.tokens for r in said] != [r.tokens for r in before]
+    responses = distillation.teach(saved, asked, asked, **settings)
+    assert [r.tokens for r in responses] != [r.tokens for r in before]
     assert distillation.student_tokenizer(saved).chat_template == tulu_template()
 
     def none(*args, **kwargs):
         raise AssertionError("made again")
 
     monkeypatch.setattr(cache, "shutil", None)  # what a miss needs
-    assert distillation.teach(saved, asked, asked, **settings) == said
+    assert distillation.teach(saved, asked, asked, **settings) == responses
 
 
 def test_distinct_ngrams_by_hand():

@@ -18,7 +18,7 @@ from tacit.scoring.judges import judge_pairs
 from tacit.support.errors import TacitError
 
 
-def said(texts, *, reason="eos"):
+def answers_of(texts, *, reason="eos"):
     return [Response(text, reason, len(text) + 1) for text in texts]
 
 
@@ -53,7 +53,7 @@ def test_micro_training_sets_by_name(bench):
             task = Task.from_json(text)
             assert tasks.split_of(task.family, task.item) == "train"
             assert not task.held_out_phrasing
-        assert bench.score(rows, said(rows["response"]))["strict"].all()
+        assert bench.score(rows, answers_of(rows["response"]))["strict"].all()
     assert bench.draw("recipe", n=20, seed=1).to_list() == recipes.to_list()
     assert bench.draw("recipe", n=20, seed=2)["instruction"] != recipes["instruction"]
     with pytest.raises(TacitError, match=r"no training set 'recipes': there are broad and the families .*recipe"):
@@ -63,7 +63,7 @@ def test_micro_training_sets_by_name(bench):
 def test_short_responses_answer_the_same_without_restating(bench):
     full, short = (bench.draw("broad", n=92, seed=1, short=flag) for flag in (False, True))
     assert full["instruction"] == short["instruction"]
-    assert bench.score(short, said(short["response"]))["strict"].all()
+    assert bench.score(short, answers_of(short["response"]))["strict"].all()
     lengths = np.array([[len(text) for text in rows["response"]] for rows in (full, short)])
     home = np.array([family == "home" for family in full["family"]])
     assert (lengths[0, home] > lengths[1, home]).any()
@@ -84,17 +84,17 @@ def test_a_small_split_repeats_its_instructions_with_other_responses(bench):
     distinct = len(set(poems["instruction"]))
     assert distinct < 150
     assert len(set(poems["instruction"][:distinct])) == distinct  # every instruction once before any recurs
-    assert bench.score(poems, said(poems["response"]))["strict"].all()
+    assert bench.score(poems, answers_of(poems["response"]))["strict"].all()
 
 
 def test_micro_wins_compare_the_share_of_constraints_met(bench, world):
     """Against verdicts by hand: right, right but unfinished, empty, and right with more behind it."""
     right = list(bench.test["response"])
     kinds = [
-        said(right),
-        said(right, reason="length"),
-        said([""] * len(right)),
-        said([f"{text}\nAnd so on and on." for text in right]),
+        answers_of(right),
+        answers_of(right, reason="length"),
+        answers_of([""] * len(right)),
+        answers_of([f"{text}\nAnd so on and on." for text in right]),
     ]
 
     def graded(responses):
@@ -126,7 +126,7 @@ def test_the_validation_score_is_the_strict_rate_of_greedy_responses(bench, monk
         asked.append((model, key, given, list(instructions), list(ids), max_new_tokens))
         gold = dict(zip(bench.validation["instruction"], bench.validation["response"], strict=True))
         texts = [gold[text] if i < 7 else "no" for i, text in enumerate(instructions)]
-        return [*said(texts[:5]), *said(texts[5:7], reason="length"), *said(texts[7:])]
+        return [*answers_of(texts[:5]), *answers_of(texts[5:7], reason="length"), *answers_of(texts[7:])]
 
     monkeypatch.setattr(evaluation, "cached_responses", respond)
     validate = bench.validate(tokenizer, max_new_tokens=9)
@@ -150,8 +150,8 @@ def sources(tmp_path):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
 
-    def pairs(name, n, said):
-        return [{"id": f"{name}-{i}", "instruction": f"{name} {i}?", "response": f"{said} {i}"} for i in range(n)]
+    def pairs(name, n, text):
+        return [{"id": f"{name}-{i}", "instruction": f"{name} {i}?", "response": f"{text} {i}"} for i in range(n)]
 
     broad, short, test = (
         write(name, pairs(name, n, text))
@@ -226,7 +226,7 @@ def test_prompts_are_split_into_test_and_then_validation(sources):
 
 def test_without_verifiers_scores_say_whether_and_where_a_response_ended(sources, tokenizer):
     bench = judged_evaluation(sources, **SIZES)
-    table = bench.score(bench.test, [*said(["a", "bcd"]), *said(["", "xy"], reason="length")])
+    table = bench.score(bench.test, [*answers_of(["a", "bcd"]), *answers_of(["", "xy"], reason="length")])
     assert list(table["id"]) == list(bench.test["id"])
     assert set(table["family"]) == {"all"}
     assert table["ended"].tolist() == [1.0, 1.0, 0.0, 0.0]
@@ -248,7 +248,7 @@ def test_near_instructions_come_from_a_source_of_their_own_or_there_are_none(sou
 def test_win_rates_without_a_judge_are_refused(sources):
     bench = judged_evaluation(sources, **SIZES)
     with pytest.raises(TacitError, match="need a judge"):
-        bench.wins(bench.test, said("abcd"), said("efgh"))
+        bench.wins(bench.test, answers_of("abcd"), answers_of("efgh"))
 
 
 def test_a_local_judge_is_asked_once(sources, tmp_path, tiny, tokenizer, monkeypatch):
@@ -258,7 +258,7 @@ def test_a_local_judge_is_asked_once(sources, tmp_path, tiny, tokenizer, monkeyp
     tokenizer.save_pretrained(judge)
     bench = judged_evaluation(sources, **(SIZES | {"judge": str(judge)}))
     ours, theirs = ["It is.", "no", "47", "same"], ["It may be.", "yes", "48", "same"]
-    won = bench.wins(bench.test, said(ours), said(theirs))
+    won = bench.wins(bench.test, answers_of(ours), answers_of(theirs))
     by_hand = judge_pairs(
         load_model(str(judge), dtype="bfloat16"), load_tokenizer(str(judge)), bench.test["instruction"], ours, theirs
     )
@@ -271,11 +271,11 @@ def test_a_local_judge_is_asked_once(sources, tmp_path, tiny, tokenizer, monkeyp
         raise AssertionError("asked again")
 
     monkeypatch.setattr(evaluation, "judge_pairs", refuse)
-    assert bench.wins(bench.test, said(ours), said(theirs)).tolist() == won.tolist()
+    assert bench.wins(bench.test, answers_of(ours), answers_of(theirs)).tolist() == won.tolist()
     with pytest.raises(AssertionError, match="asked again"):
-        bench.wins(bench.test, said(theirs), said(ours))
+        bench.wins(bench.test, answers_of(theirs), answers_of(ours))
     with pytest.raises(AssertionError, match="asked again"):
-        bench.wins(bench.validation.add_item(bench.test[0]), said(ours), said(theirs))
+        bench.wins(bench.validation.add_item(bench.test[0]), answers_of(ours), answers_of(theirs))
 
 
 # -------------------------------------------------------------------------------- style markers of the papers' tasks
@@ -330,7 +330,7 @@ def test_no_marker_takes_anothers_texts(sources):
 
 
 def spoken(texts):
-    return [[Response(text, "eos", len(text)) for text in said] for said in texts]
+    return [[Response(text, "eos", len(text)) for text in per_seed] for per_seed in texts]
 
 
 def test_verifiers_need_no_control_of_length(bench):
@@ -344,7 +344,7 @@ def test_judged_win_rates_are_controlled_for_the_length_of_the_texts(sources, mo
     bench = judged_evaluation(sources, **SIZES)
     rng = np.random.default_rng(0)
     ours, theirs = (spoken([["x" * n for n in row] for row in rng.integers(1, 60, size=(2, 20))]) for _ in range(2))
-    counts = [np.array([[len(r.text) for r in said] for said in side]) for side in (ours, theirs)]
+    counts = [np.array([[len(r.text) for r in per_seed] for per_seed in side]) for side in (ours, theirs)]
     won = (counts[0] > counts[1]).astype(float)
     rates = bench.controlled(won, ours, theirs)
     assert list(rates) == ["length-controlled win rate (ours)"]
@@ -376,12 +376,12 @@ def test_an_annotator_of_alpaca_evals_judges_and_controls_on_its_own_prompts(sou
     bench = judged_evaluation(places, n_validation=0, n_test=805, **judge)
     won = np.stack([bench.wins(bench.test, *pair) for pair in zip(ours, theirs, strict=True)])
     assert won[1, 7] == float(len(ours[1][7].text) > len(theirs[1][7].text))
-    found = bench.controlled(won, ours, theirs)
-    assert list(found) == ["length-controlled win rate (ours)", "length-controlled win rate (alpaca_eval)"]
-    theirs_own, like = found["length-controlled win rate (alpaca_eval)"], scores.estimate(won)
+    rates = bench.controlled(won, ours, theirs)
+    assert list(rates) == ["length-controlled win rate (ours)", "length-controlled win rate (alpaca_eval)"]
+    theirs_own, like = rates["length-controlled win rate (alpaca_eval)"], scores.estimate(won)
     assert theirs_own.value == pytest.approx(won.mean() / 2)  # its value, with our rate's interval
     assert theirs_own.high - theirs_own.low == pytest.approx(like.high - like.low)
     assert asked == [("some_annotator", 805)] * 4
     fewer = judged_evaluation(places, n_validation=0, n_test=804, **judge)
-    cut = [[said[:804] for said in side] for side in (ours, theirs)]
+    cut = [[per_seed[:804] for per_seed in side] for side in (ours, theirs)]
     assert list(fewer.controlled(won[:, :804], *cut)) == ["length-controlled win rate (ours)"]

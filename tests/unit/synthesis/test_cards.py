@@ -21,10 +21,10 @@ def whole(pair, tmp_path_factory):
 
 def test_the_folder_loads_as_it_is_and_its_card_counts(pair, whole):
     out, rows = whole
-    found = load_dataset(str(out), cache_dir=f"{out}.cache")
-    assert list(found) == ["train"]
-    assert found["train"].to_list() == rows
-    assert found["train"].column_names == [*EXACT, "mean_log_ratio"]
+    loaded = load_dataset(str(out), cache_dir=f"{out}.cache")
+    assert list(loaded) == ["train"]
+    assert loaded["train"].to_list() == rows
+    assert loaded["train"].column_names == [*EXACT, "mean_log_ratio"]
     assert [row["id"] for row in rows] == [row["id"] for row in INSTRUCTIONS]
     card = DatasetCard.load(out / "README.md")
     assert card.data.license_name == "to-be-filled-in"
@@ -40,7 +40,7 @@ def test_the_folder_loads_as_it_is_and_its_card_counts(pair, whole):
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same rows", "other environment"])
 def test_a_licence_filled_in_stays_when_a_shard_is_made_again(pair, whole, tmp_path, monkeypatch, elsewhere):
-    out, said = tmp_path / "out", []
+    out, lines = tmp_path / "out", []
     shutil.copytree(whole[0], out)
     card = (out / "README.md").read_text().replace("license: other", "license: cc-by-4.0\npretty_name: Moons")
     card = card.replace("license_name: to-be-filled-in\n", "") + "\nBy hand.\n"
@@ -53,14 +53,14 @@ def test_a_licence_filled_in_stays_when_a_shard_is_made_again(pair, whole, tmp_p
     assert (out / "README.md").read_text() == UNFINISHED
     if elsewhere:
         monkeypatch.setattr(provenance, "device_name", lambda: "abacus")
-    run(pair, out, say=said.append)
+    run(pair, out, say=lines.append)
     if elsewhere:
-        found = DatasetCard.load(out / "README.md")
-        assert found.data.license == "cc-by-4.0" and "license_name" not in found.data
-        assert found.data.pretty_name == "Moons" and found.data.configs[0]["data_files"][0]["path"] == "data/train-*"
-        assert "filled in" not in found.text and "abacus" in found.text and "By hand" not in found.text
+        new = DatasetCard.load(out / "README.md")
+        assert new.data.license == "cc-by-4.0" and "license_name" not in new.data
+        assert new.data.pretty_name == "Moons" and new.data.configs[0]["data_files"][0]["path"] == "data/train-*"
+        assert "filled in" not in new.text and "abacus" in new.text and "By hand" not in new.text
         assert (out / ".synthesis/card.md").read_text() == card
-        assert any(str(out / ".synthesis/card.md") in text for text in said)
+        assert any(str(out / ".synthesis/card.md") in text for text in lines)
     else:
         assert (out / "README.md").read_text() == card
         assert not (out / ".synthesis/card.md").exists()
@@ -69,10 +69,10 @@ def test_a_licence_filled_in_stays_when_a_shard_is_made_again(pair, whole, tmp_p
 def test_a_first_card_is_written_without_a_warning(pair, tmp_path, monkeypatch):
     from huggingface_hub import repocard
 
-    said = []
-    monkeypatch.setattr(repocard.logger, "warning", said.append)
+    lines = []
+    monkeypatch.setattr(repocard.logger, "warning", lines.append)
     synthesize(**pair, instructions=INSTRUCTIONS[:2], out=tmp_path / "new", **OPTIONS)
-    assert said == []
+    assert lines == []
 
 
 def test_the_card_says_that_instructions_were_given_in_python_unless_named(pair, whole, tmp_path):

@@ -91,20 +91,20 @@ def test_rows_are_those_of_a_loop_over_both_models(pair, rule):
     ends = expert.generation_config.eos_token_id
     rows = INSTRUCTIONS[:9]
     decoded = decode(pair, rows, seed=5, log_ratios="tokens", **rule)
-    for row, found in zip(rows, decoded, strict=True):
+    for row, record in zip(rows, decoded, strict=True):
         tokens, ratios = respond((expert, amateur), tokenizer, row, seed=5, most=6, ends=ends, **rule)
         ended = tokens[-1] in ends
-        assert found["tokens"] == tokens
-        assert found["response"] == tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-        assert found["finish_reason"] == ("eos" if ended else "length")
-        assert (found["id"], found["instruction"]) == (row["id"], row["instruction"])
-        assert found["response_tokens"] == len(tokens)
-        assert found["prompt_tokens"] == len(encode_prompt(tokenizer, row["instruction"]))
-        np.testing.assert_allclose(found["log_ratios"], ratios, atol=2e-4)
+        assert record["tokens"] == tokens
+        assert record["response"] == tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+        assert record["finish_reason"] == ("eos" if ended else "length")
+        assert (record["id"], record["instruction"]) == (row["id"], row["instruction"])
+        assert record["response_tokens"] == len(tokens)
+        assert record["prompt_tokens"] == len(encode_prompt(tokenizer, row["instruction"]))
+        np.testing.assert_allclose(record["log_ratios"], ratios, atol=2e-4)
         if len(tokens) == 1 and ended:
-            assert found["mean_log_ratio"] is None
+            assert record["mean_log_ratio"] is None
         else:
-            assert found["mean_log_ratio"] == pytest.approx(np.mean(ratios), abs=2e-4)
+            assert record["mean_log_ratio"] == pytest.approx(np.mean(ratios), abs=2e-4)
     if rule["temperature"]:
         assert len({row["finish_reason"] for row in decoded}) == 2
 
@@ -141,9 +141,9 @@ def test_rules_differ_from_each_other(pair):
 
 @pytest.mark.parametrize(("batch_size", "shard_size"), [(1, 13), (7, 4), (64, 100), (2, 1)])
 def test_rows_depend_neither_on_batch_nor_on_shard_size(pair, whole, tmp_path, batch_size, shard_size):
-    made = run(pair, tmp_path / "out", batch_size=batch_size, shard_size=shard_size).to_list()
-    assert [[row[c] for c in EXACT] for row in made] == [[row[c] for c in EXACT] for row in whole[1]]
-    ratios = [np.array([row["mean_log_ratio"] for row in rows], dtype=float) for rows in (made, whole[1])]
+    again = run(pair, tmp_path / "out", batch_size=batch_size, shard_size=shard_size).to_list()
+    assert [[row[c] for c in EXACT] for row in again] == [[row[c] for c in EXACT] for row in whole[1]]
+    ratios = [np.array([row["mean_log_ratio"] for row in rows], dtype=float) for rows in (again, whole[1])]
     np.testing.assert_allclose(*ratios, atol=1e-4)
     assert len(list((tmp_path / "out/data").iterdir())) == math.ceil(len(INSTRUCTIONS) / shard_size)
 

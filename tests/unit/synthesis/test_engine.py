@@ -21,13 +21,13 @@ def whole(pair, tmp_path_factory):
 
 
 def test_a_finished_run_decodes_nothing_and_keeps_the_filled_in_card(pair, whole, tmp_path, monkeypatch):
-    out, said = tmp_path / "out", []
+    out, lines = tmp_path / "out", []
     shutil.copytree(whole[0], out)
     (out / "README.md").write_text("licence filled in")
     monkeypatch.setattr(engine, "Decoder", None)
-    assert run(pair, out, say=said.append, batch_size=9, shard_size=1).to_list() == whole[1]
+    assert run(pair, out, say=lines.append, batch_size=9, shard_size=1).to_list() == whole[1]
     assert (out / "README.md").read_text() == "licence filled in"
-    assert "5 rows per shard" in said[0]
+    assert "5 rows per shard" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -137,18 +137,18 @@ def test_environments_are_noted_with_each_shard_and_others_are_named(pair, whole
 
     assert made_with(whole[0]) == [ours] * 3
     assert json.loads((whole[0] / "synthesis.json").read_text())["made_with"] == [ours]
-    out, said = tmp_path / "out", []
+    out, lines = tmp_path / "out", []
     shutil.copytree(whole[0], out)
     damage(out, "deleted")
-    run(pair, out, say=said.append)
-    assert not [text for text in said if "another environment" in text]
+    run(pair, out, say=lines.append)
+    assert not [text for text in lines if "another environment" in text]
     damage(out, "deleted")
     monkeypatch.setattr(provenance, "device_name", lambda: "abacus")
     monkeypatch.setattr(provenance, "packages", lambda: packages | {"torch": "9.9"})
-    run(pair, out, say=said.append)
+    run(pair, out, say=lines.append)
     assert made_with(out) == [ours, other := ours | {"device": "abacus", "torch": "9.9"}, ours]
     differ = f"torch {ours['torch']} then, 9.9 now, device {ours['device']} then, abacus now"
-    assert [text for text in said if "another environment" in text and text.endswith(differ)]
+    assert [text for text in lines if "another environment" in text and text.endswith(differ)]
     assert json.loads((out / "synthesis.json").read_text())["made_with"] == [ours, other]
     card = (out / "README.md").read_text()
     assert "| made with (1) |" in card and "| made with (2) |" in card and "device abacus" in card
@@ -196,12 +196,12 @@ def test_a_pair_of_different_vocabularies_is_refused(pair, tmp_path):
 
 
 def test_progress_counts_useful_tokens_now_and_then(monkeypatch):
-    clock, said = iter([0.0, 1.0, 4.0, 10.0, 11.0]), []
+    clock, lines = iter([0.0, 1.0, 4.0, 10.0, 11.0]), []
     monkeypatch.setattr(engine.time, "monotonic", lambda: next(clock))
-    tick = engine.progress(said.append, total=200)
+    tick = engine.progress(lines.append, total=200)
     for rows, tokens in ((10, 100), (40, 300), (50, 600), (100, 100)):
         tick(rows, tokens)
-    assert said == ["100/200 rows, 100 tokens/s, 0 min 10 s left", "200/200 rows, 100 tokens/s, 0 min 0 s left"]
+    assert lines == ["100/200 rows, 100 tokens/s, 0 min 10 s left", "200/200 rows, 100 tokens/s, 0 min 0 s left"]
 
 
 class Hub:
