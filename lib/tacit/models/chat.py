@@ -10,9 +10,8 @@ USER_TAG, ASSISTANT_TAG = "<|user|>", "<|assistant|>"
 def tulu_template(*, user_tag: str = USER_TAG, assistant_tag: str = ASSISTANT_TAG) -> str:
     """The paper's prompt format as a Jinja chat template.
 
-    ``BOS<|user|>\\n{instruction}\\n<|assistant|>\\n{response}EOS`` (Hewitt et al. 2024, section 3). Other
-    tags give the control that shows that the words in the tags do not matter. Further turns follow the
-    EOS after a newline. A turn that is neither user nor assistant raises in the template.
+    ``BOS<|user|>\\n{instruction}\\n<|assistant|>\\n{response}EOS`` (Hewitt et al. 2024, section 3). Further turns
+    follow the EOS after a newline. A turn that is neither user nor assistant raises in the template.
     """
     return (
         "{{ bos_token }}{% for message in messages %}"

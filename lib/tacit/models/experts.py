@@ -64,9 +64,9 @@ def contrast_lean(
 ) -> Tensor:
     """``contrast`` up to one constant a row, which sampling does not see, in one float32 [..., V] and its boolean mask.
 
-    The mask needs only the expert's largest logit, and both models' normalisers are constants: so nothing is
-    normalised. With ``exempt`` the result is ``contrast``'s own. With ``beta`` 0 there need be no amateur. A CUDA graph
-    can capture it. Logits [..., V] in, which stay as they are, float32 scores [..., V] out.
+    The mask needs only the expert's largest logit, and both models' normalisers are constants. With ``exempt`` the
+    result is ``contrast``'s own. With ``beta`` 0 there need be no amateur. A CUDA graph can capture it. The logits
+    given stay as they are.
     """
     scores = expert.to(torch.float32, copy=True)
     least = scores.amax(dim=-1, keepdim=True) + math.log(alpha) if alpha else -torch.finfo(torch.float32).max
@@ -140,9 +140,7 @@ class Experts(PreTrainedModel, GenerationMixin):
     """N causal language models run on the same tokens, whose logits ``combine`` turns into one.
 
     ``combine`` takes one logits tensor [batch, time, vocabulary] per model, in order, and returns the composite's. The
-    models share one key-value cache, of which each sees its own layers. Dynamic and static caches and ragged
-    left-padded batches work as with a single model. The composite cannot be trained or saved: keep the models
-    themselves.
+    models share one key-value cache, of which each sees its own layers. The composite cannot be trained or saved.
     """
 
     config_class = ExpertsConfig
@@ -159,17 +157,14 @@ class Experts(PreTrainedModel, GenerationMixin):
         self.eval()
 
     def slices(self, cache: Cache | None) -> list[Cache | None]:
-        """Each model's part of the shared cache (views: their updates are the cache's).
-
-        Raises ValueError for a cache with another number of layers.
-        """
+        """Each model's part of the shared cache, as views. Raises ValueError for a cache with too few layers."""
         if cache is None:
             return [None] * len(self.experts)
         counts = [len(layer_types(m.config)) for m in self.experts]
-        layers = iter(cache.layers)
         if len(cache.layers) < sum(counts):
             message = f"the cache has {len(cache.layers)} layers and the models {sum(counts)}"
             raise ValueError(f"{message}: make it from the composite's config")
+        layers = iter(cache.layers)
         return [Cache(layers=list(islice(layers, n))) for n in counts]
 
     @staticmethod
@@ -189,9 +184,8 @@ class Experts(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Run every model on ``input_ids`` [batch, time] and combine their logits: [batch, times kept, vocabulary].
 
-        ``attention_mask`` covers the cached tokens too. ``logits_to_keep`` is transformers': how many of the last times
-        keep their logits, or a tensor of times; 0 keeps all. Further arguments are ignored, labels too: there is no
-        loss. Raises ValueError where a cache is wanted and none is given, and as ``slices`` does.
+        ``logits_to_keep`` is transformers': how many of the last times keep their logits, or a tensor of times; 0 keeps
+        all. Further arguments are ignored, labels too. Raises ValueError where a cache is wanted and none is given.
         """
         if use_cache and past_key_values is None:
             raise ValueError("pass a cache made from the composite's config, or use_cache=False")

@@ -1,7 +1,7 @@
 """What this library uses of transformers and accelerate that they do not promise to keep.
 
-Checked with transformers 5.17.0 and 5.23.0 and with accelerate 1.15.0. When a newer version breaks something, look
-here first.
+Checked with transformers 5.17.0 (under torch 2.11) and 5.23.0 (2.13), and with accelerate 1.15.0. When a newer version
+breaks something, look here first.
 """
 
 from __future__ import annotations

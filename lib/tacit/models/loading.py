@@ -83,7 +83,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
     Raises TacitError as ``locate`` does. It does not ask the hub.
     """
-    if Path(locate(name)).is_dir():
+    if model_folder(name) is not None:
         return name, None
     owner, _, revision = name.partition("@")
     return owner, revision or None
@@ -92,10 +92,9 @@ def split_revision(name: str) -> tuple[str, str | None]:
 def load_tokenizer(
     name: str, *, revision: str | None = None, chat_template: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """Load a tokenizer for batched decoding: left padding, a pad token, and a chat template.
+    """Load a tokenizer for batched decoding: left padding, a pad token (else its end token), and a chat template.
 
-    A given ``chat_template`` replaces the tokenizer's own. A tokenizer without a pad token pads with its
-    end token (padding is masked everywhere). Raises TacitError when there is none at ``name``.
+    A given ``chat_template`` replaces the tokenizer's own. Raises TacitError where it has none, or no end token.
     """
     source = locate(name)
     try:

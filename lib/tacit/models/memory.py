@@ -70,11 +70,10 @@ def kv_cache_bytes(config: PreTrainedConfig, *, rows: int, tokens: int, dtype: s
 def training_bytes(size: Size, *, dtype: str, micro_batch: int, max_length: int) -> int:
     """Bytes that ``finetune`` holds: weights, gradients and Adam's two moments in ``dtype``, and activations.
 
-    The first four are 16 bytes per parameter in float32 and 8 in bfloat16. Activations are those of ``micro_batch``
-    examples of ``max_length`` tokens that all bear loss, the most there can be. They are recomputed, so that each layer
-    keeps its input, in ``dtype``; the logits take 2 bytes as they are, 4 in float32 and 4 as log-probabilities. Not
-    counted are one layer's own activations and fragmentation, nor that nothing is recomputed where ``micro_batch`` is
-    the whole batch.
+    Activations are those of ``micro_batch`` examples of ``max_length`` tokens that all bear loss. They are recomputed,
+    so that each layer keeps its input, in ``dtype``; the logits take 2 bytes as they are, 4 in float32 and 4 as
+    log-probabilities. Not counted are one layer's own activations, fragmentation, and that nothing is recomputed where
+    ``micro_batch`` is the whole batch.
     """
     text = size.config.get_text_config(decoder=True)
     inputs = text.hidden_size * text.num_hidden_layers * BYTES[dtype]

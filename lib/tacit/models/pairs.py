@@ -41,8 +41,7 @@ def check_pair(
     """Raise TacitError, naming the first difference, unless two models can score the same tokens.
 
     They need the same vocabulary, the same beginning of a sequence and logits of the same width. Their ends may differ,
-    as those of a base model and its chat model often do: the prompt's format and the end of a response are the
-    expert's.
+    as those of a base model and its chat model often do: the expert's counts.
     """
     check_vocabularies(expert_tokenizer, amateur_tokenizer)
     check_widths(*(m.get_output_embeddings().weight.shape[0] for m in (expert, amateur)))
