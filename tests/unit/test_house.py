@@ -25,7 +25,7 @@ def imported_rooms(source: str) -> list[tuple[int, str]]:
 
 
 def may_import(room: str, other: str) -> bool:
-    """May a file of ``room`` import from ``other``? ``running`` stands beside ``findings``: neither imports the other."""
+    """May a file of ``room`` import from ``other``? ``running`` and ``findings`` do not import each other."""
     if room == other:
         return True
     if room == "running":
@@ -43,7 +43,9 @@ def test_imports_go_one_way(path):
 
 
 def test_the_check_sees_an_import_that_goes_back():
-    source = "def f():\n    from tacit.running import site\n    import tacit.support.paths\nfrom tacit import findings\n"
+    source = (
+        "def f():\n    from tacit.running import site\n    import tacit.support.paths\nfrom tacit import findings\n"
+    )
     assert sorted(imported_rooms(source)) == [(2, "running"), (3, "support"), (4, "findings")]
     assert not may_import("support", "models") and may_import("models", "support")
     assert not may_import("running", "findings") and not may_import("findings", "running")
@@ -52,7 +54,9 @@ def test_the_check_sees_an_import_that_goes_back():
 
 def module_graph() -> dict[str, set[str]]:
     """Which modules of the package each module imports."""
-    names = {path.relative_to(paths.LIBRARY.parent).with_suffix("").as_posix().replace("/", "."): path for path in FILES}
+    names = {
+        path.relative_to(paths.LIBRARY.parent).with_suffix("").as_posix().replace("/", "."): path for path in FILES
+    }
     graph = {}
     for name, path in names.items():
         nodes = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.ImportFrom) and n.module]

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from tacit.data.instructions import IGNORED, encode_examples
 from tacit.models import internals
+from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.training.adapters import adapters
 from tacit.training.optimizers import MasterAdamW
@@ -68,8 +69,12 @@ def _check_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
 
 
 def training_arguments(folder: str, *, cpu: bool, **options) -> TrainingArguments:
-    """A Trainer's settings for one device and bf16, with every loss logged and nothing saved; ``options`` go before."""
-    common = {"bf16": True, "logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True}
+    """A Trainer's settings for one device, with every loss logged and nothing saved; ``options`` go before.
+
+    Products are bf16, but float32 on a processor that multiplies bf16 slowly (``provenance.cpu_multiplies_bf16``).
+    """
+    common = {"logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True}
+    common["bf16"] = not cpu or provenance.cpu_multiplies_bf16()
     arguments = TrainingArguments(folder, use_cpu=cpu, **common | options)
     internals.use_one_device(arguments)
     return arguments
@@ -198,7 +203,7 @@ def finetune(
         lora=lora,
         optimizer=optimizer,
         cpu=not cuda,
-        bf16=autocast,
+        **({} if autocast and model.dtype == torch.float32 else {"bf16": autocast}),
         num_train_epochs=epochs,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=times,

@@ -207,7 +207,7 @@ def _arguments(recipe: Pretraining, work: Path, *, n_steps: int, save_steps: int
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.02},
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=torch.cuda.is_available() or provenance.cpu_multiplies_bf16(),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=50,
         eval_strategy="steps",

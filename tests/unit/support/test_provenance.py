@@ -4,9 +4,11 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 from tacit.experiments import cache
 from tacit.support import paths, provenance
 from tacit.support.provenance import METHOD_ROOMS, source_hash, tree_hash
+from tacit.training.finetuning import training_arguments
 
 
 @pytest.fixture
@@ -75,3 +77,17 @@ def test_a_commits_library_has_the_hash_of_its_checkout(tmp_path, monkeypatch):
     assert provenance.library_hash_at("0" * 40) is None
     assert provenance.known_commit(commit) and not provenance.known_commit("0" * 40)
     assert provenance.dirty()
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "fast"),
+    [("x86_64", "AVX512", True), ("x86_64", "AVX2", False), ("AMD64", "NO AVX", False), ("arm64", "DEFAULT", True)],
+)
+def test_a_processor_without_fast_bf16_trains_in_float32_and_says_so(machine, capability, fast, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads = torch.get_num_threads()
+    assert provenance.device_name() == f"cpu ({machine}, {threads} threads{'' if fast else ', no bf16'})"
+    assert training_arguments(str(tmp_path), cpu=True).bf16 is fast
+    assert training_arguments(str(tmp_path), cpu=True, bf16=False).bf16 is False

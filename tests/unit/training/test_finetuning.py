@@ -8,6 +8,7 @@ import torch
 from conftest import CONFIGS, make_model
 from datasets import Dataset
 from tacit.data.instructions import IGNORED, encode_example
+from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.training import finetuning
 from tacit.training.finetuning import collate, epoch_losses, finetune
@@ -170,6 +171,7 @@ def test_an_architecture_whose_loss_is_another_is_refused(tiny, tokenizer):
 
 def test_autocast_keeps_no_copies_of_the_weights_while_micro_batches_accumulate(tiny, tokenizer, monkeypatch):
     """At seven billion parameters the copies are 13 GB, and weights that are used once a pass gain nothing."""
+    monkeypatch.setattr(provenance, "cpu_multiplies_bf16", lambda: True)
     seen, usual = [], LlamaForCausalLM.forward
 
     def forward(self, *args, **kwargs):
