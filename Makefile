@@ -46,13 +46,13 @@ lab: $(VENV)/stamp ## open the notebooks in JupyterLab (LAB="--no-browser --port
 	$(VENV)/bin/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 bench: $(VENV)/stamp ## measure speed ratios into outputs/bench (about five minutes on 2 idle cores)
-	HF_HUB_OFFLINE=1 $(RUN) tests/speed/bench.py
+	env HF_HUB_OFFLINE=1 $(RUN) tests/speed/bench.py
 
 gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outputs/bench/gpu-<device>.json (GPU=--dry-run: any machine)
-	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part tests $(GPU)
-	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part decoding --pair llama3.1-8b $(GPU)
-	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part decoding --pair llama2-7b $(GPU)
-	HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part training $(GPU)
+	env HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part tests $(GPU)
+	env HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part decoding --pair llama3.1-8b $(GPU)
+	env HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part decoding --pair llama2-7b $(GPU)
+	env HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part training $(GPU)
 
 table: $(VENV)/stamp ## write the tables of findings and of speed into README.md and docs/speed.md from outputs/
 	$(RUN) -m tacit table --profile micro --write README.md
