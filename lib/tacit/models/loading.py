@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from tacit.support import paths
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -43,8 +43,7 @@ def locate(name: str) -> str:
 
 
 def _explain(name: str, error: Exception) -> TacitError:
-    first = (str(error) or "no message").splitlines()[0]
-    return TacitError(f"cannot load {name}: {type(error).__name__}: {first}")
+    return TacitError(f"cannot load {name}: {type(error).__name__}: {first_line(error)}")
 
 
 def load_model(

@@ -37,10 +37,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def output_folder(output: str) -> Path:
-    """Where a notebook writes: its ``output`` parameter, or the runner's staging folder during a run.
-
-    The runner stages what a notebook writes and moves it to ``output`` only when every cell completed.
-    """
+    """Where a notebook writes: its ``output`` parameter, or during a run the runner's staging folder. Makes it."""
     folder = Path(os.environ.get("TACIT_STAGING") or resolve(output))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -102,10 +102,7 @@ def library_hash() -> str:
 
 
 def method_hash() -> str:
-    """SHA-256 of the rooms that can change a model, a response or a dataset. Cache keys and dataset cards name it.
-
-    It leaves out ``running`` and the command line: an edit of the site or of a table retrains nothing.
-    """
+    """SHA-256 of ``METHOD_ROOMS`` as imported: an edit of the site retrains nothing. Cache keys and cards name it."""
     return _METHOD_HASH
 
 

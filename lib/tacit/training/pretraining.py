@@ -91,9 +91,9 @@ def pack_corpus(
     markup_share: float = GENRES[markup],
     one_markup: int | None = None,
 ) -> Dataset:
-    """Documents, each between BOS and EOS, packed end to end into rows of ``block`` token ids.
+    """Documents, each between BOS and EOS, packed end to end: ``n_tokens // block`` rows of ``block`` token ids.
 
-    Returns a dataset with columns ``input_ids`` and ``labels`` (the same ids), ``n_tokens // block`` rows.
+    Columns are ``input_ids`` and ``labels``, the same ids.
     """
     documents = write_documents(world, seed=seed, markup_share=markup_share, one_markup=one_markup)
     ids = np.empty(n_tokens // block * block, dtype=np.uint16)
@@ -120,14 +120,11 @@ def pretrain(
 ) -> Path:
     """Pretrain one base model on the corpus of ``World(world_seed).holding(side)`` and save it under ``out``.
 
-    ``settings`` are the other fields of ``Pretraining``; ``side`` must be given. The tokenizer is trained on the
-    corpus, or that of the checkpoint ``tokenizer_from``. The weights are drawn, or those of the checkpoint
-    ``start_from``, whose pretraining then goes on with a fresh optimizer. One pass over ``n_tokens`` tokens in
-    batches of ``batch_size`` x ``block``; bf16 autocast; warm-up and cosine decay. ``work`` keeps the Trainer's
-    checkpoints, every ``save_steps`` steps: a run that was killed goes on from the last one.
-
-    Returns ``out``. Raises TacitError when ``work`` holds a run with other settings, or ``start_from`` a model of
-    another shape.
+    ``settings`` are the other fields of ``Pretraining``. The tokenizer is trained on the corpus, or that of the
+    checkpoint ``tokenizer_from``. The weights are drawn, or those of the checkpoint ``start_from``, whose pretraining
+    then goes on with a fresh optimizer. ``work`` keeps the Trainer's checkpoints, every ``save_steps`` steps: a run
+    that was killed goes on from the last one. Returns ``out``. Raises TacitError when ``work`` holds a run with other
+    settings, or ``start_from`` a model of another shape.
     """
     recipe = Pretraining(name=name, **settings)
     record = _begin(work, _identity(recipe, tokenizer_from=tokenizer_from, start_from=start_from))

@@ -31,9 +31,8 @@ _POST_TRAINING = _strict(PostTraining, base=str)
 
 
 def _read(name: str) -> dict[str, Any]:
-    path = paths.PARAMS / "models" / f"{name}.yaml"
     try:
-        values = read_yaml(path.read_text(encoding="utf-8"))
+        values = read_yaml((paths.PARAMS / "models" / f"{name}.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TacitError(f"cannot read params/models/{name}.yaml: {error}") from None
     if not isinstance(values, dict):
@@ -54,9 +53,8 @@ def _checked(schema: type[BaseModel], values: dict[str, Any], *, file: str) -> d
 
 def _pretraining(values: dict[str, Any], *, file: str, out: Path) -> dict[str, Any]:
     options = _checked(_PRETRAINING, values, file=file)
-    for role in ("tokenizer_from", "start_from"):
-        options[role] = None if options[role] is None else paths.resolve(options[role])
-    return options | {"out": out}
+    sources = {role: options[role] for role in ("tokenizer_from", "start_from")}
+    return options | {role: place and paths.resolve(place) for role, place in sources.items()} | {"out": out}
 
 
 def pretraining_recipes() -> dict[str, dict[str, Any]]:
