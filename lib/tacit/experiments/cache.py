@@ -1,8 +1,8 @@
 """A cache of trained models and generations, keyed by everything that determines them.
 
-A wrong hit is worse than a miss: the key holds the parameters, the data's and the weights' hashes, the
-code of the rooms that can change them (not of ``running``) and the versions of the libraries; each entry repeats its key and
-the hash of its content, and one that does not match is made anew.
+A wrong hit is worse than a miss. The key holds the parameters, the data's and the weights' hashes, the code of every
+room but ``running`` and the versions of the libraries. Each entry repeats its key and the hash of its content, and one
+that does not match is made anew.
 """
 
 from __future__ import annotations
