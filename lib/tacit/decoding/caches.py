@@ -45,6 +45,12 @@ class GrowingLayer(DynamicLayer):
         self.stores = [store[indices] for store in self.stores]
         self.keys, self.values = (store[:, :, :length] for store in self.stores)
 
+    def _refuse(self, *args, **kwargs) -> None:
+        """Raises NotImplementedError: beams and assisted decoding would leave the buffers behind."""
+        raise NotImplementedError("this cache knows one row a prompt: use transformers' DynamicCache")
+
+    batch_repeat_interleave = reorder_cache = crop = _refuse
+
 
 def make_cache(model: PreTrainedModel) -> Cache:
     """An empty cache for ``model``. Layers with full attention grow in buffers; others are transformers' own."""

@@ -63,10 +63,10 @@ class Metrics(_Strict):
     results: list[Result]
     paper: list[PaperValue]
     figures: list[str]
-    manifest: dict[str, Any]
+    manifest: dict
     beside: Beside = Field(default=None)
     parts: dict[str, bool] = {}
-    details: dict[str, Any] = {}
+    details: dict = {}
 
 
 def validate_metrics(record: Any, *, name: str) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tacit.models.memory import BYTES, PROMPT, Phase, Size, kv_cache_bytes, training_bytes
 from tacit.running.parameters import notebook_parameters, read_notebook
@@ -61,6 +61,12 @@ class Tuned(_Strict):
     dtype: str = "dtype"
     beside: list[str] = []
 
+    @model_validator(mode="after")
+    def _check_choices(self) -> Self:
+        if self.each == "choice" and not isinstance(self.arms, str):
+            raise ValueError("each: choice needs arms to be a parameter, whose values are the choices")
+        return self
+
 
 class Needs(_Strict):
     """What a notebook loads: parameters by kind, those of a model's revision, what is held together, what is tuned."""
@@ -79,6 +85,7 @@ class Needs(_Strict):
             arms = [tuned.arms] if isinstance(tuned.arms, str) else []
             names |= {tuned.model.removesuffix("[0]"), *arms, *tuned.over, *tuned.beside}
             names |= {tuned.examples, tuned.dtype, tuned.when, tuned.unless} - {""}
+            names |= {"seeds"} if tuned.each == "seed" else set()
         return names
 
     def of_kind(self, kind: str, values: Values) -> list[tuple[str, Any]]:

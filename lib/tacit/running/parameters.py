@@ -73,21 +73,19 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
     return declared
 
 
-def _python_type(annotation: ast.expr, *, integer: Any) -> Any:
-    """The type that an annotation names, with ``integer`` for int. Raises TacitError for one that is not supported."""
+def _python_type(annotation: ast.expr, *, scalars: dict[str, Any]) -> Any:
+    """The type that an annotation of these ``scalars`` names. Raises TacitError for one that is not supported."""
     match annotation:
-        case ast.Name(id="int"):
-            return integer
-        case ast.Name(id=name) if name in SCALARS:
-            return SCALARS[name]
+        case ast.Name(id=name) if name in scalars:
+            return scalars[name]
         case ast.Constant(value=None):
             return type(None)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _python_type(left, integer=integer) | _python_type(right, integer=integer)
+            return _python_type(left, scalars=scalars) | _python_type(right, scalars=scalars)
         case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return list[_python_type(item, integer=integer)]
+            return list[_python_type(item, scalars=scalars)]
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
-            return dict[_python_type(key, integer=integer), _python_type(item, integer=integer)]
+            return dict[_python_type(key, scalars=scalars), _python_type(item, scalars=scalars)]
     raise TacitError(
         f"annotation {ast.unparse(annotation)} is not supported: use str, int, float, bool, None, list[...], dict[...]"
     )
@@ -95,8 +93,8 @@ def _python_type(annotation: ast.expr, *, integer: Any) -> Any:
 
 @functools.cache  # notebooks have few different annotations
 def _adapter(annotation: str, least: int | None) -> TypeAdapter:
-    integer = int if least is None else Annotated[int, Field(ge=least)]
-    kind = _python_type(ast.parse(annotation, mode="eval").body, integer=integer)
+    bounded = {} if least is None else {name: Annotated[SCALARS[name], Field(ge=least)] for name in ("int", "float")}
+    kind = _python_type(ast.parse(annotation, mode="eval").body, scalars=SCALARS | bounded)
     return TypeAdapter(kind, config=ConfigDict(strict=True))
 
 

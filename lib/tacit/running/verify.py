@@ -71,6 +71,14 @@ def execution_faults(executed: nbformat.NotebookNode, *, name: str) -> list[str]
     return faults + path_fault(executed, name=name)
 
 
+def _parse_notebook(content: bytes) -> nbformat.NotebookNode:
+    """A notebook from the content of its file. Raises TacitError where it is none."""
+    try:
+        return nbformat.reads(content.decode("utf-8"), as_version=4)
+    except Exception as error:  # nbformat raises several kinds for a malformed file
+        raise TacitError(f"the notebook of the manifest's commit cannot be read: {error!r:.120}") from None
+
+
 def _injected_values(cell: nbformat.NotebookNode) -> dict[str, Any]:
     """What papermill's cell assigns; raises ValueError where it does more than that."""
     values = {}
@@ -131,7 +139,7 @@ def output_faults(source: Path, *, profile: str) -> list[str]:
         executed = read_notebook(folder / source.name)
         faults += execution_faults(executed, name=source.name)
         content = provenance.file_at(str(record["manifest"].get("commit")), source)
-        origin = None if content is None else nbformat.reads(content.decode("utf-8"), as_version=4)
+        origin = None if content is None else _parse_notebook(content)
         faults += source_faults(executed, origin, parameters=parameters, name=source.name)
     except TacitError as error:
         faults.append(str(error))

@@ -90,13 +90,14 @@ def _package():
 
 
 def find_annotator(annotator: str) -> Path:
-    """The configuration file of an annotator: a folder (from the repository's root) or one of alpaca_eval's names.
+    """The configuration file of an annotator: a folder or a file (from the repository's root), or a name of theirs.
 
     Raises TacitError for an unknown one, and for one that asks a service whose key is not in the environment.
     """
     constants = _package().constants
     folders = (paths.resolve(annotator), constants.EVALUATORS_CONFIG_DIR / annotator)
-    config = next((folder / "configs.yaml" for folder in folders if (folder / "configs.yaml").exists()), None)
+    candidates = (path for folder in folders for path in (folder / "configs.yaml", folder))
+    config = next((path for path in candidates if path.is_file()), None)
     if config is None:
         known = sorted(path.parent.name for path in constants.EVALUATORS_CONFIG_DIR.glob("*/configs.yaml"))
         raise TacitError(

@@ -37,10 +37,13 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     files: dict[str, Any],
+    *,
+    replace: bool = True,
 ) -> Path:
     """Write ``model`` in its dtype, its tokenizer, and ``files``: by name a text, or a JSON value. Returns ``out``.
 
-    All is written beside ``out`` and takes its place at the end. After an error ``out`` stays as it was.
+    All is written beside ``out`` and takes its place at the end. After an error ``out`` stays as it was. Without
+    ``replace``, an ``out`` that is there by then is an error too: a TacitError that says where the model lies.
     """
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -50,6 +53,8 @@ def save_checkpoint(
     tokenizer.save_pretrained(partial)
     for name, content in files.items():
         (write_whole if isinstance(content, str) else write_json)(partial / name, content)
+    if out.exists() and not replace:
+        raise TacitError(f"{out} was made by something else meanwhile; the tuned model is in {partial}")
     shutil.rmtree(out, ignore_errors=True)
     return partial.rename(out)
 
@@ -88,6 +93,6 @@ def tune_checkpoint(
         tuned.config.use_cache = cached  # the Trainer turns it off
         record = {"base": model, "examples": examples_name, "rows": len(examples), "dtype": dtype, **settings}
         record |= {"processes": state.num_processes, "history": history} | made_with()
-        save_checkpoint(out, tuned.to(held), tokenizer, {"finetuning.json": record})
+        save_checkpoint(out, tuned.to(held), tokenizer, {"finetuning.json": record}, replace=False)
     state.wait_for_everyone()
     return out

@@ -158,6 +158,9 @@ def pretrain(
 
 def _identity(recipe: Pretraining, *, tokenizer_from: Path | None, start_from: Path | None) -> dict:
     """What tells a run from others: its recipe, the code that writes the corpus, and the files that it starts from."""
+    for folder, name in ((tokenizer_from, "tokenizer.json"), (start_from, "model.safetensors")):
+        if folder is not None and not (folder / name).is_file():
+            raise TacitError(f"{folder} has no {name}: correct tokenizer_from or start_from, or make that model first")
     identity = asdict(recipe) | {"code": _CORPUS_CODE, "tokenizer": None}
     if tokenizer_from is not None:
         identity["tokenizer"] = provenance.file_hash(tokenizer_from / "tokenizer.json")

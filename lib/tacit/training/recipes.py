@@ -54,7 +54,8 @@ def _checked(schema: type[BaseModel], values: dict[str, Any], *, file: str) -> d
 def _pretraining(values: dict[str, Any], *, file: str, out: Path) -> dict[str, Any]:
     options = _checked(_PRETRAINING, values, file=file)
     sources = {role: options[role] for role in ("tokenizer_from", "start_from")}
-    return options | {role: place and paths.resolve(place) for role, place in sources.items()} | {"out": out}
+    places = {role: None if place is None else paths.resolve(place) for role, place in sources.items()}
+    return options | places | {"out": out}
 
 
 def pretraining_recipes() -> dict[str, dict[str, Any]]:

@@ -49,6 +49,7 @@ def state(tmp_path):
         ({"holds": [{"what": "decoding", "models": ["base or bsae"], "dtype": "name"}]}, "'bsae' is no parameter"),
         ({"tunes": [{"model": "base", "arms": ["a"], "dtype": "name"}]}, "'n_train' is no parameter"),
         ({"tunes": [{"model": "base", "arms": ["a"], "each": 3}]}, "tunes.0.each"),
+        ({"tunes": [{"model": "base", "arms": ["a"], "each": "choice", "examples": "seeds"}]}, "tunes.0: "),
     ],
 )
 def test_other_statements_are_refused(state, statement, words):

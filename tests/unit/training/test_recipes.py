@@ -6,6 +6,7 @@ import pytest
 import yaml
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.training.pretraining import pretrain
 from tacit.training.recipes import COMMITTED, pretraining_recipes, teacher_recipe
 
 BASE = paths.MODELS / "micro-base"
@@ -93,6 +94,18 @@ def test_a_file_that_is_wrong_is_named_with_its_key(edit, name, act, message):
     with pytest.raises(TacitError, match=message) as caught:
         pretraining_recipes()
     assert "\n" not in str(caught.value) and f"params/models/{name}" in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["tokenizer_from", "start_from"])
+@pytest.mark.parametrize("place", ["nowhere/x", ""])
+def test_a_model_to_start_from_that_is_not_there_is_named(edit, role, place, tmp_path):
+    edit("micro-sibling.yaml", lambda values: values.update({role: place}))
+    options = pretraining_recipes()["micro-sibling"] | {"out": tmp_path / "out"}
+    with pytest.raises(
+        TacitError, match=r"has no (tokenizer\.json|model\.safetensors): correct tokenizer_from"
+    ):
+        pretrain("micro-sibling", work=tmp_path / "work", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_key_that_stands_twice_and_a_missing_file_are_refused(edit, monkeypatch, tmp_path):
