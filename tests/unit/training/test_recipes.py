@@ -101,9 +101,7 @@ def test_a_file_that_is_wrong_is_named_with_its_key(edit, name, act, message):
 def test_a_model_to_start_from_that_is_not_there_is_named(edit, role, place, tmp_path):
     edit("micro-sibling.yaml", lambda values: values.update({role: place}))
     options = pretraining_recipes()["micro-sibling"] | {"out": tmp_path / "out"}
-    with pytest.raises(
-        TacitError, match=r"has no (tokenizer\.json|model\.safetensors): correct tokenizer_from"
-    ):
+    with pytest.raises(TacitError, match=r"has no (tokenizer\.json|model\.safetensors): correct tokenizer_from"):
         pretrain("micro-sibling", work=tmp_path / "work", **options)
     assert not (tmp_path / "out").exists()
 
