@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tacit.running import runner
 from tacit.running.metrics import read_metrics
-from tacit.support import paths
+from tacit.support import paths, provenance
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 # Likelihoods, and sampled contrasts. That a tuned model is the same again: tests/hard_use, with notebook 00.
@@ -20,7 +20,8 @@ def smoke(stem, root, monkeypatch, capsys):
     record = read_metrics(root / "outputs/smoke" / f"{stem}.json")
     figures = {name: (root / "outputs/smoke" / name).read_bytes() for name in record["figures"]}
     assert all(len(image) > 1_000 for image in figures.values())
-    assert record["manifest"]["wall_seconds"] < 90  # what a reader waits for "Run All", here beside another test
+    # What a reader waits for "Run All", here beside another test; a processor without fast bf16 is an older one.
+    assert record["manifest"]["wall_seconds"] < (90 if provenance.cpu_multiplies_bf16() else 300)
     return record, figures
 
 
