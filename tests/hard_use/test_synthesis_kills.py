@@ -202,8 +202,19 @@ def ray_workers():
     return workers
 
 
+def ray_starts():
+    """Does Ray itself start a node here? Its limit of 30 s is fixed in its code, and a busy machine can miss it."""
+    code = "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)"
+    try:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed_make_the_same_rows(pair, tmp_path, capfd):
+    if not ray_starts():
+        pytest.skip("Ray starts no node here within its own limit, without any code of ours")
     out, killed, lines = tmp_path / "out", [], []
     expected = run(pair, tmp_path / "alone", MANY).to_list()
 
