@@ -206,9 +206,10 @@ def ray_starts():
     """Does Ray itself start a node here? Its limit of 30 s is fixed in its code, and a busy machine can miss it."""
     code = "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)"
     try:
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=False).returncode == 0
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=False)
     except subprocess.TimeoutExpired:
         return False
+    return done.returncode == 0
 
 
 @pytest.mark.slow
