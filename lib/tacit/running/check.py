@@ -30,7 +30,7 @@ from tacit.running.stocks import GB, Check, Stock, check_model, check_source, in
 from tacit.scoring.alpacaeval import find_annotator
 from tacit.scoring.judges import verdict_tokens
 from tacit.support import paths
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 
 
 def read_size(name: str, *, encoder: bool) -> Size:
@@ -40,7 +40,7 @@ def read_size(name: str, *, encoder: bool) -> Size:
         config = AutoConfig.from_pretrained(locate(place), revision=revision, trust_remote_code=False)
         return Size(config, count_parameters(config, encoder=encoder))
     except Exception as error:  # an architecture that transformers does not know, a damaged file
-        reason = (str(error) or "no message").splitlines()[0]
+        reason = first_line(error)
         raise TacitError(f"its configuration makes no model here ({type(error).__name__}: {reason})") from error
 
 

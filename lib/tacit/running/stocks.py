@@ -14,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from tacit.data.sources import HUB_ID, SOURCES, SUFFIXES, split_source
 from tacit.models.loading import locate, split_revision
 from tacit.support import paths
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 
 GB = 1e9
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -87,7 +87,7 @@ def ask_hub(what: str, name: str, revision: str | None, *, repo_type: str, wante
     except RepositoryNotFoundError:
         return _fault(what, f"not on the hub: check the id at {page}; if private, `hf auth login`")
     except Exception as error:  # offline, no such revision, a server's error: many kinds
-        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]:.80}"
+        reason = f"{type(error).__name__}: {first_line(error):.80}"
         hint = "check revision and network (HF_HUB_OFFLINE)"
         return _fault(what, f"not in the cache, and the hub could not be asked for it ({reason}): {hint}")
     files = {file.rfilename: file.size or 0 for file in info.siblings if wanted(file.rfilename)}
