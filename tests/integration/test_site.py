@@ -378,7 +378,7 @@ def test_parameters_formulas_and_docstrings_are_there(tiny):
     assert re.search(r"<mfrac[^>]*>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", page)
     assert "Something the user can mend" in Page(tiny / "api/tacit.support.html").text
     assert "What every other room stands on" in Page(tiny / "api/index.html").text
-    assert "One page. Data flows down" in Page(tiny / "ARCHITECTURE.html").text
+    assert "This page says what lies where" in Page(tiny / "ARCHITECTURE.html").text
 
 
 def test_an_earlier_site_is_replaced_and_another_folder_is_not(tiny, tmp_path, monkeypatch):

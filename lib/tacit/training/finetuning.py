@@ -69,7 +69,7 @@ def _check_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
 
 
 def training_arguments(folder: str, *, cpu: bool, **options) -> TrainingArguments:
-    """A Trainer's settings for one device, with every loss logged and nothing saved; ``options`` go before.
+    """A Trainer's settings for one device; every loss is logged and nothing saved, unless ``options`` say otherwise.
 
     Products are bf16, but float32 on a processor that multiplies bf16 slowly (``provenance.cpu_multiplies_bf16``).
     """

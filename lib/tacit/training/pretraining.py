@@ -35,6 +35,7 @@ from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
 from tacit.support.files import write_json
 from tacit.training.checkpoints import card, made_with, save_checkpoint
+from tacit.training.finetuning import training_arguments
 from tacit.training.optimizers import MuonAdamW
 
 # The code that the corpus depends on, as it was when this process imported it.
@@ -197,8 +198,9 @@ def _make_model(recipe: Pretraining, tokenizer: PreTrainedTokenizerFast, *, star
 
 
 def _arguments(recipe: Pretraining, work: Path, *, n_steps: int, save_steps: int) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(work),
+    return training_arguments(
+        str(work),
+        cpu=not torch.cuda.is_available(),
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=recipe.batch_size,
         num_train_epochs=1,
@@ -207,15 +209,14 @@ def _arguments(recipe: Pretraining, work: Path, *, n_steps: int, save_steps: int
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.02},
         max_grad_norm=1.0,
-        bf16=torch.cuda.is_available() or provenance.cpu_multiplies_bf16(),
-        use_cpu=not torch.cuda.is_available(),
         logging_steps=50,
         eval_strategy="steps",
         eval_steps=max(1, n_steps // 20),
+        save_strategy="steps",
         save_steps=save_steps,
         save_total_limit=2,
         seed=recipe.seed,
-        report_to=[],
+        disable_tqdm=None,
     )
 
 
