@@ -1,6 +1,10 @@
 """Tacit: instruction following that a pretrained language model already holds, seen, re-run and extended."""
 
+import sys
+
 __version__ = "0.2.0"
+# jsonschema, which nbformat imports, would build 38 parsers with this package, for seconds, for a format not used here.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str):

@@ -9,6 +9,7 @@ import time
 import processes
 import pytest
 import torch
+from tacit.training import pretraining
 from tacit.training.pretraining import pretrain
 from transformers import AutoModelForCausalLM
 
@@ -16,12 +17,16 @@ TOY = {"side": "student", "width": 64, "layers": 1, "n_tokens": 24_576, "block":
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path, tokenizer, monkeypatch):
     """SIGKILL after the first checkpoint; the rerun must continue from it, not start anew."""
-    whole = pretrain("toy", out=tmp_path / "whole", work=tmp_path / "work 1", **TOY)
-    folders = f"out=Path({str(tmp_path / 'resumed')!r}), work=Path({str(tmp_path / 'work 2')!r})"
-    code = "from pathlib import Path; from tacit.training.pretraining import pretrain; "
-    code += f"pretrain('toy', {folders}, **{TOY!r})"
+    monkeypatch.setattr(pretraining, "N_HELD_OUT", 1_024)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    begin = {"tokenizer_from": tmp_path / "tokenizer"}
+    whole = pretrain("toy", out=tmp_path / "whole", work=tmp_path / "work 1", **TOY, **begin)
+    places = {"out": "resumed", "work": "work 2", "tokenizer_from": "tokenizer"}
+    folders = ", ".join(f"{name}=Path({str(tmp_path / place)!r})" for name, place in places.items())
+    code = "from pathlib import Path; from tacit.training import pretraining; pretraining.N_HELD_OUT = 1024; "
+    code += f"pretraining.pretrain('toy', {folders}, **{TOY!r})"
     child = processes.start([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "work 2").glob("checkpoint-*/trainer_state.json")):
@@ -31,6 +36,6 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path):
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "resumed").exists()
-    resumed = pretrain("toy", out=tmp_path / "resumed", work=tmp_path / "work 2", **TOY)
+    resumed = pretrain("toy", out=tmp_path / "resumed", work=tmp_path / "work 2", **TOY, **begin)
     a, b = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (whole, resumed))
     assert all(torch.equal(a[k], b[k]) for k in a)

@@ -7,6 +7,7 @@ import torch
 from tacit.microworld.world import read_world
 from tacit.support.errors import TacitError
 from tacit.support.provenance import file_hash
+from tacit.training import pretraining
 from tacit.training.optimizers import MuonAdamW
 from tacit.training.pretraining import make_config, pack_corpus, pretrain
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,9 +73,24 @@ def test_optimizer_state_survives_saving(tokenizer):
     assert all(torch.equal(expected[k], v) for k, v in model.state_dict().items())
 
 
+@pytest.fixture(autouse=True)
+def few_held_out(monkeypatch):
+    """Measure the held-out loss on fewer tokens than in earnest."""
+    monkeypatch.setattr(pretraining, "N_HELD_OUT", 2_048)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The folders of a toy model and of its run, with a tokenizer trained on its corpus."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pretraining, "N_HELD_OUT", 2_048)
+        return pretrain("toy", out=folder / "toy", work=folder / "work", **TOY), folder / "work"
+
+
 @pytest.mark.slow
-def test_the_result_is_an_ordinary_checkpoint_with_world_and_card(tmp_path):
-    out = pretrain("toy", out=tmp_path / "toy", work=tmp_path / "work", **TOY)
+def test_the_result_is_an_ordinary_checkpoint_with_world_and_card(toy):
+    out, work = toy
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert model.dtype == torch.bfloat16
     assert tokenizer.chat_template
@@ -86,13 +102,13 @@ def test_the_result_is_an_ordinary_checkpoint_with_world_and_card(tmp_path):
     card = (out / "README.md").read_text()
     assert f"{len(world.held)} of the world's {len(world.facts)} facts" in card
     with pytest.raises(TacitError, match="other settings"):
-        pretrain("toy", out=out, work=tmp_path / "work", **(TOY | {"seed": 9}))
+        pretrain("toy", out=out, work=work, **(TOY | {"seed": 9}))
 
 
 @pytest.mark.slow
-def test_pretraining_goes_on_from_another_models_weights(tmp_path):
+def test_pretraining_goes_on_from_another_models_weights(toy, tmp_path):
     """At hardly any learning rate the weights stay, at a usual one they move; record and card name the start."""
-    first = pretrain("toy", out=tmp_path / "toy", work=tmp_path / "work", **TOY)
+    first, _ = toy
     on = TOY | {"side": "base", "seed": 5, "n_tokens": 4_096, "tokenizer_from": first, "start_from": first}
     still = pretrain("still", out=tmp_path / "still", work=tmp_path / "work 2", **on, learning_rate=1e-12)
     further = pretrain("further", out=tmp_path / "further", work=tmp_path / "work 3", **on)

@@ -8,8 +8,8 @@ from tacit.running.metrics import read_metrics
 from tacit.support import paths, provenance
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-# Likelihoods, and sampled contrasts. That a tuned model is the same again: tests/hard_use, with notebook 00.
-TWICE = ("02_response_ranking", "10_knowledge_following")
+# Sampled contrasts, students and likelihoods. That a tuned model is the same again: tests/hard_use, with notebook 00.
+TWICE = ("10_knowledge_following",)
 
 
 def smoke(stem, root, monkeypatch, capsys):
