@@ -15,6 +15,7 @@ import datasets
 import processes
 import psutil
 import pytest
+import ray_nodes
 import torch
 from synthesis_runs import (
     EXACT,
@@ -203,7 +204,7 @@ def ray_workers():
 
 
 def ray_starts():
-    """Does Ray itself start a node here? Its limit of 30 s is fixed in its code, and a busy machine can miss it."""
+    """Does Ray itself start a node here? A part of it must start in 15 s, which a busy machine can miss."""
     code = "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90, check=False)
@@ -213,23 +214,29 @@ def ray_starts():
 
 
 @pytest.mark.slow
-def test_two_workers_one_of_them_killed_make_the_same_rows(pair, tmp_path, capfd):
-    if not ray_starts():
-        pytest.skip("Ray starts no node here within its own limit, without any code of ours")
-    out, killed, lines = tmp_path / "out", [], []
+def test_two_workers_one_of_them_killed_make_the_same_rows(pair, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ray_nodes.quick_imports(tmp_path / "quick"))
+    out, killed, lines, over = tmp_path / "out", [], [], threading.Event()
     expected = run(pair, tmp_path / "alone", MANY).to_list()
 
     def kill():
         workers = []
-        while not recorded(out):
+        while not recorded(out) and not over.wait(0.005):
             workers = workers if len(workers) == 2 else ray_workers()
-            time.sleep(0.005)
-        workers[0].kill()
-        killed.append(recorded(out))
+        if workers:
+            workers[0].kill()
+            killed.append(recorded(out))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    rows = run(pair, out, MANY, shard_size=1, workers=2, say=lines.append)
+    try:
+        rows = run(pair, out, MANY, shard_size=1, workers=2, say=lines.append)
+    except TacitError as error:
+        if "cannot start Ray" not in str(error) or ray_starts():
+            raise
+        pytest.skip("Ray starts no node here within its own limit, without any code of ours")
+    finally:
+        over.set()
     killer.join(10)
     print("shards of 78 recorded when a worker was killed:", killed)
     assert len(killed) == 1 and killed[0] < len(MANY)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import ceil
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -71,6 +73,25 @@ class ShardWorker:
         return {"rows": [len(rows)], "tokens": [tokens], "error": [self.error], "trace": [self.trace]}
 
 
+def _no_ray(error: Exception, address: str | None) -> TacitError:
+    """What to do about an error of ``ray.init``. That a token was refused stands only in what the error came from."""
+    doing, todo = f"cannot reach Ray at {address}", "check ray_address, or use 1 worker"
+    token = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file of the cluster's token"
+    if not address:
+        doing, todo = "cannot start Ray", "try again, or use 1 worker"
+        token = "set RAY_AUTH_TOKEN_PATH to a file with any token, or set RAY_AUTH_MODE=disabled"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        token += ", and unset RAY_AUTH_TOKEN, which Ray takes instead of a file"
+    cause: BaseException | None = error
+    while cause:
+        said = f"{type(cause).__name__}: {cause}"
+        if "AuthenticationError" in said or "unauthenticated" in said.lower() or "/.ray" in said:  # ~/.ray/auth_token
+            why = "the cluster asks for a token that this process did not give" if address else first_line(cause)
+            return TacitError(f"{doing}: authentication failed ({getattr(cause, 'message', why)}): {token}")
+        cause = cause.__cause__
+    return TacitError(f"{doing} ({type(error).__name__}: {first_line(error)}): {todo}")
+
+
 @contextmanager
 def _cluster(address: str | None, *, workers: int):
     """Ray, quiet: at ``address``, or started here and stopped at the end. One that runs here already is used."""
@@ -94,10 +115,12 @@ def _cluster(address: str | None, *, workers: int):
             options |= {"address": "local", "num_cpus": workers + 1, "include_dashboard": False, "_temp_dir": folder}
         ending.callback(ray.shutdown)
         try:
+            at = urlsplit(f"//{(address or '').rpartition('//')[2]}")
+            if at.port:  # where nobody listens Ray itself would try for a quarter of an hour
+                socket.create_connection((at.hostname, at.port), timeout=30).close()
             ray.init(**options)
         except Exception as error:  # of many kinds; a start that takes too long is a bare Exception
-            why = f"{type(error).__name__}: {first_line(error)}"
-            raise TacitError(f"cannot reach or start Ray ({why}): check ray_address, or use 1 worker") from error
+            raise _no_ray(error, address) from error
         yield ray
 
 

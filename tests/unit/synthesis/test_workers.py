@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -51,16 +52,77 @@ def test_without_ray_the_message_says_how_to_get_it(monkeypatch):
         decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL)
 
 
-def test_an_unreachable_cluster_is_explained(monkeypatch):
-    def refuse(**options):
-        assert options["address"] == "far:6379" and "num_cpus" not in options
-        raise ConnectionError("nobody there")
+def failing_ray(monkeypatch, error):
+    """Ray that ``init`` cannot reach or start; somebody listens at every address."""
 
-    ray = SimpleNamespace(is_initialized=lambda: False, init=refuse, shutdown=lambda: None, data=None)
+    def init(**options):
+        assert options["address"] != "far:6379" or "num_cpus" not in options
+        raise error
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None, data=None)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", ray)
-    with pytest.raises(TacitError, match=r"nobody there.*ray_address"):
-        decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL | {"settings": Settings(workers=2, ray_address="far:6379")})
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: SimpleNamespace(close=lambda: None))
+
+
+def message(address):
+    with pytest.raises(TacitError) as error:
+        decode_in_parallel({0: [("a", "Hi")]}, **PARALLEL | {"settings": Settings(workers=2, ray_address=address)})
+    return str(error.value)
+
+
+def test_an_unreachable_cluster_is_explained(monkeypatch):
+    failing_ray(monkeypatch, ConnectionError("Failed to connect"))
+    unreachable = "cannot reach Ray at far:6379 ({}): check ray_address, or use 1 worker"
+    assert message("far:6379") == unreachable.format("ConnectionError: Failed to connect")
+    assert "far:port (ValueError: Port could not be cast" in message("far:port")
+    asked = []
+
+    def refuse(at, *, timeout):
+        asked.append(at)
+        raise ConnectionRefusedError("nobody there")
+
+    failing_ray(monkeypatch, AssertionError("asked Ray, which tries for a quarter of an hour"))
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert message("far:6379") == unreachable.format("ConnectionRefusedError: nobody there")
+    assert "check ray_address" in message("ray://[::1]:10001")
+    assert asked == [("far", 6379), ("::1", 10001)]
+
+
+def test_a_failed_authentication_is_named_with_the_variables_to_set(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rfc3987_syntax", None)  # see ray_nodes.quick_imports
+    from ray.exceptions import AuthenticationError  # before Ray is replaced
+
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    refused = RuntimeError(
+        "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
+        "ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: Authentication token is missing or incorrect."
+    )
+    outer = ConnectionError("Failed to connect to Ray cluster at far:6379")
+    outer.__cause__ = refused
+    failing_ray(monkeypatch, outer)
+    assert message("far:6379") == (
+        "cannot reach Ray at far:6379: authentication failed (the cluster asks for a token that this process did not "
+        "give): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file of the cluster's token"
+    )
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of yesterday")
+    assert message("far:6379").endswith(" and unset RAY_AUTH_TOKEN, which Ray takes instead of a file")
+    failing_ray(monkeypatch, RuntimeError("StatusCode.UNAUTHENTICATED"))
+    assert "authentication failed (the cluster asks for a token" in message("ray://far:10001")
+    unreadable = "RAY_AUTH_TOKEN_PATH is set but file cannot be opened or is empty: /no/token"
+    failing_ray(monkeypatch, AuthenticationError(unreadable))
+    assert f"at far:6379: authentication failed ({unreadable}): set RAY_AUTH_MODE=token" in message("far:6379")
+    here = f"cannot start Ray: authentication failed ({unreadable}): set RAY_AUTH_TOKEN_PATH to a file with any token"
+    assert message(None).startswith(here)
+
+
+def test_what_keeps_ray_from_starting_here_is_explained(monkeypatch):
+    failing_ray(monkeypatch, Exception("The current node timed out during startup.\nmore"))
+    busy = "cannot start Ray (Exception: The current node timed out during startup.): try again, or use 1 worker"
+    assert message(None) == busy
+    failing_ray(monkeypatch, PermissionError(13, "Permission denied", "/home/me/.ray/auth_token"))
+    assert "'/home/me/.ray/auth_token'): set RAY_AUTH_TOKEN_PATH" in message(None)
+    assert "or set RAY_AUTH_MODE=disabled" in message(None)
 
 
 class Died(BaseException):
