@@ -19,10 +19,13 @@ from transformers import (
 
 from tacit.decoding.caches import make_cache
 from tacit.decoding.capacity import decode_within_memory, fitting_batch, free_memory
-from tacit.decoding.sampling import sample_tokens
+from tacit.decoding.probes import check_decoding
+from tacit.decoding.sampling import check_sampling, sample_tokens
 from tacit.decoding.slots import SEGMENT, decode_rows, obstacle
 from tacit.models.chat import encode_prompt
+from tacit.models.experts import members
 from tacit.models.internals import takes_cache
+from tacit.models.limits import check_rows, check_scores
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fraction
 
@@ -55,6 +58,17 @@ class KeyedSampling(LogitsProcessor):
         noise = torch.tensor([fraction("sample", self.seed, row, step) for row in self.row_ids], dtype=torch.float64)
         chosen = sample_tokens(scores, noise, temperature=self.temperature, top_p=self.top_p)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+class FiniteScores(LogitsProcessor):
+    """Leaves scores as they are. Raises TacitError, naming the row, where they are no finite numbers."""
+
+    def __init__(self, model: PreTrainedModel, row_ids: Sequence[str]):
+        self.model, self.row_ids = model, list(row_ids)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [B, time], [B, V] -> [B, V]
+        check_scores(scores.amax(dim=-1), rows=self.row_ids, model=self.model)
+        return scores
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -107,9 +121,11 @@ def _generate_batch(
     width, alive, rows = ids.shape[1], list(range(len(prompts))), [[] for _ in prompts]
     cache = make_cache(model) if takes_cache(model) else None
     while alive:
+        names = [row_ids[i] for i in alive]
         processors = LogitsProcessorList(make_processors(mask[:, :width]) if make_processors else [])
+        processors.append(FiniteScores(model, names))
         if sampling["temperature"] > 0:
-            processors.append(KeyedSampling(row_ids=[row_ids[i] for i in alive], prompt_width=width, **sampling))
+            processors.append(KeyedSampling(row_ids=names, prompt_width=width, **sampling))
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -119,7 +135,7 @@ def _generate_batch(
             past_key_values=cache,
             return_dict_in_generate=True,
         )
-        ids, cache = out.sequences, out.past_key_values  # [alive, width + tokens so far]
+        ids = out.sequences  # [alive, width + tokens so far]
         mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=1)
         for i, row in zip(alive, ids[:, width:].tolist(), strict=True):
             rows[i] = row
@@ -166,14 +182,17 @@ def generate_responses(
     A ``batch_size`` of None is 128. On a GPU it is what ``fitting_batch`` finds room for, which also limits a larger
     one. Batches hold prompts of similar length, and one that does not fit into memory is halved. A GPU decodes in
     slots, by ``decode_rows``, where ``obstacle`` finds nothing against it and there are no processors: equal texts, up
-    to rounding. Raises TacitError for impossible settings, and when one row does not fit into memory.
+    to rounding. Raises TacitError for impossible settings, prompts that exceed the model's context or embedding, scores
+    that are not finite, an architecture that ``check_decoding`` refuses, and when one row does not fit into memory.
     """
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise TacitError(f"temperature must be at least 0 and top_p in (0, 1]; got {temperature} and {top_p}")
+    check_sampling(temperature=temperature, top_p=top_p)
     if max_new_tokens < 1:
         raise TacitError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
     prompts = [encode_prompt(tokenizer, text) for text in instructions]
+    for part in members(model):
+        check_rows(tokenizer, prompts, names=row_ids, config=part.config, new_tokens=max_new_tokens)
+    check_decoding(model)
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
     ends = end_tokens(model, tokenizer)
     on_gpu = model.device.type == "cuda"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from tacit.decoding.generation import MakeProcessors, plain_generation
+from tacit.decoding.generation import FiniteScores, MakeProcessors, plain_generation
 from tacit.models.chat import encode_prompt
 from tacit.support.errors import TacitError
 
@@ -161,7 +161,7 @@ def token_changes(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList(make_processors(mask)),
+            logits_processor=LogitsProcessorList([*make_processors(mask), FiniteScores(model, [instruction])]),
             output_logits=True,
             output_scores=True,
             return_dict_in_generate=True,

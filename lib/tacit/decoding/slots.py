@@ -31,6 +31,7 @@ from tacit.decoding.graphs import capture_graph, fused_norms
 from tacit.decoding.sampling import sample_in_blocks, sample_tokens
 from tacit.models.experts import Experts, lean, members
 from tacit.models.internals import attention_name
+from tacit.models.limits import check_scores
 from tacit.models.memory import layer_types
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fraction
@@ -108,7 +109,8 @@ class Slots:
     ):
         if (why := obstacle(model)) is not None:
             raise TacitError(f"this model cannot be decoded in slots: {why}; generate_responses decodes it otherwise")
-        self.parts, self.combine = members(model), lean(model.combine) if isinstance(model, Experts) else None
+        self.model, self.parts = model, members(model)
+        self.combine = lean(model.combine) if isinstance(model, Experts) else None
         self.device, self.ends = model.device, frozenset(ends)
         self.temperature, self.top_p = temperature, top_p
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] | None = None
@@ -158,9 +160,10 @@ class Slots:
 
         This reads each slot's last token and its position (``token`` and ``at``, [slots]) and, above temperature 0, row
         ``step`` of ``noise`` [SEGMENT, slots]. It writes the new tokens into ``token`` and into row ``step`` of
-        ``chosen`` [SEGMENT, slots], and moves ``at`` and ``step`` on by one. All of it happens in place, so that a CUDA
-        graph can replay it, and without a look at the tokens: rows that have ended go on (``at`` stays within the
-        capacity). That ``reach`` lies behind every slot's position is not checked.
+        ``chosen`` [SEGMENT, slots], where -1 says that the scores were not finite, and moves ``at`` and ``step`` on by
+        one. All of it happens in place, so that a CUDA graph can replay it, and without a look at the tokens: rows that
+        have ended go on (``at`` stays within the capacity). That ``reach`` lies behind every slot's position is not
+        checked.
         """
         self.place.start, self.place.reach, self.place.at = None, reach, self.at[:n]
         at, dtype = self.at[:n], self.parts[0].dtype
@@ -170,14 +173,15 @@ class Slots:
         logits = self._logits(self.token[:n, None], mask, at[:, None])
         scores = self.combine(*logits) if self.combine else logits[0].float()
         noise = self.noise.index_select(0, self.step)[0, :n]
+        finite = scores.amax(dim=-1).isfinite()  # sampling in blocks overwrites the scores
         if self.temperature == 0:
             token = scores.argmax(dim=-1)
         elif self.top_p < 1:
             token = sample_tokens(scores, noise, temperature=self.temperature, top_p=self.top_p)
         else:
             token = sample_in_blocks(scores.float(), noise, temperature=self.temperature)
-        self.token[:n].copy_(token)
-        self.chosen[:, :n].index_copy_(0, self.step, token[None])
+        self.token[:n].copy_(token.masked_fill(~finite, 0))
+        self.chosen[:, :n].index_copy_(0, self.step, token.masked_fill(~finite, -1)[None])
         self.at[:n].add_(1).clamp_(max=self.last)
         self.step.add_(1)
 
@@ -242,6 +246,8 @@ class Slots:
         chosen = self.chosen[:steps, :n].t().tolist()
         for slot, row in filled.items():
             row.append(chosen[slot], ends=self.ends)
+            if -1 in row.tokens[-steps:]:  # what follows an end token in the segment is not looked at
+                check_scores(torch.tensor([torch.nan]), rows=[row.name], model=self.model)
 
     @torch.inference_mode()
     def decode(

@@ -78,8 +78,8 @@ def log_ratios(
     ``weights`` ``decoding`` are (p_post + p_pre) / 2, what decoding with either meets; ``uniform`` are 1. Entries with
     a weight below ``least`` are left out (0 keeps all of them: P x V entries). There is one forward pass of each model
     per batch, and softmax is in float32. Only real positions become entries, never padding. What exceeds a model's
-    context is not cut. Raises TacitError where there is no position, for unknown weights, and for a row that does not
-    fit into memory.
+    context is not cut. Raises TacitError where there is no position, for unknown weights, and as ``in_batches`` and
+    ``next_logits`` do.
     """
     if weights not in ("decoding", "uniform"):
         raise TacitError(f"weights are decoding or uniform, not {weights!r}")
@@ -92,12 +92,12 @@ def log_ratios(
 
     def score(batch: list[int]) -> list[dict[str, np.ndarray]]:
         tokens, first = [inputs[j] for j in batch], [len(prompts[j]) - 1 for j in batch]
-        pairs = zip(*(next_logits(model, tokenizer, tokens, first) for model in (post, pre)), strict=True)
+        pairs = zip(*(next_logits(m, tokenizer, tokens, first, names=batch) for m in (post, pre)), strict=True)
         return [
             _entries(*pair, tokens=texts[j], weights=weights, least=least) for j, pair in zip(batch, pairs, strict=True)
         ]
 
-    parts = in_batches(inputs, score)
+    parts = in_batches(inputs, score, models=[post, pre])
     lengths = [len(tokens) for tokens in texts]
     starts = np.cumsum([0, *lengths[:-1]])
     names = ("kept", "token", "ratio", "weight", "used")

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tacit.experiments.arms import tuned_model
 from tacit.experiments.distillation import student_tokenizer
 from tacit.models.internals import attention
+from tacit.models.limits import check_scores
 from tacit.models.loading import load_model, split_revision
 from tacit.scoring.likelihoods import in_batches
 from tacit.scoring.scores import Estimate, from_draws
@@ -98,11 +99,12 @@ def _along(
         for row, (i, start) in enumerate(zip(batch, first, strict=True)):
             own = slice(start - dropped, len(inputs[i]) - dropped)
             chosen = torch.tensor([list(responses[i])], device=z.device).T
+            check_scores((z[row, own] + change[row, own]).amax(dim=-1), rows=[str(i)] * len(chosen), model=model)
             readings.append(read(z[row, own].float(), change[row, own].float(), chosen))
         return readings
 
     with torch.no_grad(), attention(model, "eager"):  # fused kernels know no forward-mode derivative
-        return in_batches(inputs, score, batch_tokens=BATCH_TOKENS)
+        return in_batches(inputs, score, models=[model], batch_tokens=BATCH_TOKENS)
 
 
 def predicted_changes(

@@ -17,9 +17,12 @@ from torch import Tensor
 from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from tacit.models.internals import takes_cache
 from tacit.models.memory import layer_types
+from tacit.support.errors import TacitError
 
 Combiner = Callable[..., Tensor]
+HELD = {"full_attention", "sliding_attention"}  # the kinds of layers that a composite's cache holds
 PIECE = 4096  # tokens of the vocabulary that a sum over it takes at once
 
 
@@ -114,13 +117,22 @@ class ExpertsConfig(PreTrainedConfig):
 def experts_config(models: Sequence[PreTrainedModel]) -> ExpertsConfig:
     """Describe the composite of ``models`` so that ``generate`` allocates one cache for all their layers.
 
-    Raises ValueError for sliding windows of different widths, which cannot share a cache.
+    Raises TacitError for what one such cache cannot hold: a model whose past is no keys and values (state-space and
+    recurrent models, convolutions), and sliding windows of different widths.
     """
     configs = [m.config.get_text_config(decoder=True) for m in models]
     types = [kind for config in configs for kind in layer_types(config)]
     windows: set[Any] = {getattr(c, "sliding_window", None) for c in configs if "sliding_attention" in layer_types(c)}
+    for model, config in zip(models, configs, strict=True):
+        if not takes_cache(model) or not set(layer_types(config)) <= HELD:
+            raise TacitError(
+                f"{type(model).__name__} keeps its past in something else than keys and values of attention: models "
+                "decoded together share one cache of those; choose a pair of transformers"
+            )
     if len(windows) > 1:
-        raise ValueError(f"models with different sliding windows cannot share a cache: {sorted(windows)}")
+        raise TacitError(
+            f"models with different sliding windows {sorted(windows)} cannot share a cache: choose a pair of one window"
+        )
     first = configs[0]
     return ExpertsConfig(
         vocab_size=first.vocab_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import torch
 from accelerate.utils import AutocastKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.utils import chat_template_utils
 
 from tacit.support.errors import TacitError
 
@@ -48,8 +50,13 @@ def calls_flash_kernels(model: PreTrainedModel) -> bool:
 
 
 def takes_cache(model: PreTrainedModel) -> bool:
-    """Does ``model`` keep its past in a cache of keys and values that is made for it outside?"""
-    return model._supports_default_dynamic_cache()
+    """Does ``model`` keep its past in a cache of keys and values that is made for it outside? Recurrent ones do not."""
+    return model._supports_default_dynamic_cache() and not model._is_stateful
+
+
+def freeze_clock(template: str, now: datetime) -> None:
+    """Let a chat template that asks for the time (``strftime_now``) get ``now``, whenever it is rendered."""
+    chat_template_utils._compile_jinja_template(template).environment.globals["strftime_now"] = now.strftime
 
 
 def use_one_device(arguments: TrainingArguments) -> None:

@@ -20,7 +20,7 @@ import yaml
 
 from tacit.support import paths
 from tacit.support.errors import TacitError
-from tacit.support.files import write_json
+from tacit.support.files import read_text, write_json
 
 METRIC = "length-controlled win rate (alpaca_eval)"  # its own regression, in metrics files
 N_PROMPTS = 805  # its evaluation set, the only one for which it knows each instruction's difficulty
@@ -45,8 +45,8 @@ def read_annotations(path: Path | str) -> pd.DataFrame:
     Raises TacitError for another kind of file.
     """
     try:
-        rows = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        rows = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise TacitError(f"cannot read {path}: {type(error).__name__}: {error}") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise TacitError(f"{path} must hold a JSON array of objects, as alpaca_eval writes it")

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tacit.models.chat import encode_prompt, render_prompt
+from tacit.models.chat import encode_prompt, render_prompt, render_turns
+from tacit.models.limits import check_scores
 from tacit.scoring.likelihoods import in_batches, next_logits
 from tacit.support.errors import TacitError
 
@@ -38,7 +39,7 @@ def verdict_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     tokens = []
     for verdict in VERDICTS:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": verdict}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        text = render_turns(tokenizer, turns)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not text.startswith(prompt) or ids[: len(before)] != before:
             raise TacitError("the judge's chat template does not put its answer right after the prompt: use another")
@@ -86,9 +87,11 @@ def judge_pairs(
 
     def score(batch: list[int]) -> list[float]:  # probability of the first place
         prompts = [rows[i] for i in batch]
-        logits = torch.cat(next_logits(model, tokenizer, prompts, [len(row) - 1 for row in prompts]))  # [B, V]
+        last = [len(row) - 1 for row in prompts]
+        logits = torch.cat(next_logits(model, tokenizer, prompts, last, names=batch))  # [B, V]
+        check_scores(logits[:, verdicts].amax(dim=-1), rows=[str(i) for i in batch], model=model)
         return torch.softmax(logits[:, verdicts].float(), dim=-1)[:, 0].tolist()
 
-    first = dict(zip(distinct, in_batches(rows, score), strict=True))
+    first = dict(zip(distinct, in_batches(rows, score, models=[model]), strict=True))
     ours_first, theirs_first = (np.array([first[text] for text in texts], dtype=float) for texts in shown)
     return 0.5 + (ours_first - theirs_first) / 2

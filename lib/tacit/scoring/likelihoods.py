@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,33 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.data.instructions import IGNORED, encode_example
+from tacit.models.experts import members
+from tacit.models.limits import check_scores, context_of
 from tacit.support.errors import TacitError
 
 BATCH_TOKENS = 8192  # in one forward pass, padding included
 
 
 def in_batches(
-    rows: Sequence[list[int]], score: Callable[[list[int]], Sequence[Any]], *, batch_tokens: int = BATCH_TOKENS
+    rows: Sequence[list[int]],
+    score: Callable[[list[int]], Sequence[Any]],
+    *,
+    models: Sequence[PreTrainedModel],
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list:
     """One result per row of tokens, in order: ``score`` is called with the indices of each batch's rows.
 
     Rows go longest first, so that what does not fit into memory shows at once. As many go together as keep rows x
     longest within ``batch_tokens``, one at least. A batch that does not fit is halved, and so are those after it.
-    Raises TacitError when a row does not fit alone.
+    Raises TacitError when a row does not fit alone, or exceeds the context of one of the ``models`` that score it.
     """
+    room = min([room for model in models for part in members(model) if (room := context_of(part.config))], default=inf)
     todo = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
     results: dict[int, Any] = {}
     while todo:
         longest = len(rows[todo[0]])
+        if longest > room:
+            raise TacitError(f"row {todo[0]} has {longest} tokens, more than the model's context of {room}: shorten it")
         batch = todo[: max(1, batch_tokens // longest)]
         try:
             done = score(batch)
@@ -49,12 +59,18 @@ def in_batches(
 
 @torch.inference_mode()
 def next_logits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], first: Sequence[int]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[list[int]],
+    first: Sequence[int],
+    *,
+    names: Sequence[object] | None = None,
 ) -> list[Tensor]:
     """Logits of the token after each position of each row, from position ``first`` of that row on.
 
     One forward pass over right-padded ``rows`` of tokens; row i gives [len(row i) - first i, V], in the model's own
-    dtype. The head is applied only from the earliest ``first`` on, and nothing is cached.
+    dtype. The head is applied only from the earliest ``first`` on, and nothing is cached. Raises TacitError, naming the
+    row (its place, or that in ``names``), for logits that are not finite.
     """
     width, pad = max(map(len, rows)), tokenizer.pad_token_id
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=model.device)  # [B, W]
@@ -63,7 +79,11 @@ def next_logits(
         input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - min(first)
     ).logits  # [B, kept, V]
     dropped = width - logits.shape[1]  # none where a model ignores logits_to_keep
-    return [z[start - dropped : len(row) - dropped] for z, row, start in zip(logits, rows, first, strict=True)]
+    own = [z[start - dropped : len(row) - dropped] for z, row, start in zip(logits, rows, first, strict=True)]
+    check_scores(
+        torch.stack([z.amax() for z in own]), rows=[str(name) for name in names or range(len(rows))], model=model
+    )
+    return own
 
 
 def response_likelihoods(
@@ -81,8 +101,8 @@ def response_likelihoods(
 
     Equal pairs are scored once and are exactly equal; a row depends on its batch only by rounding. Softmax and
     sum are in float32, one row at a time, whatever the model's dtype. Works on any model of
-    ``generate_responses``, ``tacit.models.experts.Experts`` included. It does not cut what exceeds the model's context.
-    Raises TacitError for a row that does not fit into memory.
+    ``generate_responses``, ``tacit.models.experts.Experts`` included. Cuts nothing. Raises TacitError as ``in_batches``
+    and ``next_logits`` do.
     """
     keys = [(prompt, response) for prompt, response in pairs]  # of lists too
     distinct = list(dict.fromkeys(keys))
@@ -94,11 +114,11 @@ def response_likelihoods(
         rows, first = [inputs[i] for i in batch], [len(inputs[i]) - len(targets[i]) for i in batch]
         sums = [
             -cross_entropy(logits.float(), torch.tensor(targets[i], device=logits.device), reduction="sum")
-            for i, logits in zip(batch, next_logits(model, tokenizer, rows, first), strict=True)
+            for i, logits in zip(batch, next_logits(model, tokenizer, rows, first, names=batch), strict=True)
         ]
         return torch.stack(sums).tolist()
 
-    summed = dict(zip(distinct, in_batches(inputs, score, batch_tokens=batch_tokens), strict=True))
+    summed = dict(zip(distinct, in_batches(inputs, score, models=[model], batch_tokens=batch_tokens), strict=True))
     lengths = dict(zip(distinct, map(len, targets), strict=True))
     totals = np.array([summed[key] for key in keys], dtype=float)
     n_tokens = np.array([lengths[key] for key in keys], dtype=int)
@@ -115,22 +135,23 @@ def token_log_ratios(
     """log p_expert - log p_amateur of every token of each response given its prompt, in nats: [rows][tokens].
 
     ``prompts`` and ``responses`` are token ids, the end token one of the response's; one forward pass of each model
-    per batch, softmax in float32. Full distributions, unmasked. Raises TacitError for a row that does not fit into
-    memory.
+    per batch, softmax in float32. Full distributions, unmasked. Raises TacitError as ``in_batches`` and
+    ``next_logits`` do, and where a chosen token is impossible for one of the two.
     """
     inputs = [[*prompt, *response][:-1] for prompt, response in zip(prompts, responses, strict=True)]
 
     def score(batch: list[int]) -> list[list[float]]:
         rows, first = [inputs[i] for i in batch], [len(prompts[i]) - 1 for i in batch]
-        both = [next_logits(model, tokenizer, rows, first) for model in (expert, amateur)]
+        both = [next_logits(model, tokenizer, rows, first, names=batch) for model in (expert, amateur)]
         ratios = []
         for i, *logits in zip(batch, *both, strict=True):
             chosen = torch.tensor([responses[i]], device=logits[0].device).T  # [T, 1]
             ours, theirs = (torch.log_softmax(z.float(), dim=-1).gather(1, chosen).squeeze(1) for z in logits)  # [T]
+            check_scores((ours - theirs).abs(), rows=[str(i)] * len(chosen), model=amateur)
             ratios.append((ours - theirs).tolist())
         return ratios
 
-    return in_batches(inputs, score)
+    return in_batches(inputs, score, models=[expert, amateur])
 
 
 def draw_others(n_items: int, *, n_others: int, seed: int, groups: Sequence[object] | None = None) -> list[list[int]]:

@@ -63,7 +63,7 @@ def estimate(scores: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> E
 
     Seeds and prompts are resampled independently, so that both sources of chance count; with one seed, prompts only.
     Scores that are all 0 or all 1, which a bootstrap cannot vary, get Wilson's interval for that many prompts. Raises
-    ValueError for an empty or ragged array.
+    ValueError for an empty or ragged array, and for scores that are not finite.
     """
     result = _bootstrap(scores, n_resamples=n_resamples, seed=seed)
     if result.value not in (0.0, 1.0) or result.low < result.high:
@@ -82,6 +82,9 @@ def _bootstrap(scores: ArrayLike, *, n_resamples: int, seed: int) -> Estimate:
     matrix = np.asarray(scores, dtype=float)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"scores must be [seeds, prompts], got shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        seed_index, prompt = np.argwhere(~np.isfinite(matrix))[0]
+        raise ValueError(f"the score of seed {seed_index}, prompt {prompt} is {matrix[seed_index, prompt]}, no number")
     value = float(matrix.mean())
     samples = [np.arange(n) for n in matrix.shape if n > 1]
     if not samples or matrix.min() == matrix.max():

@@ -5,10 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import llama_config, make_model
 from tacit.scoring import judges
 from tacit.scoring.judges import judge_pairs, judge_prompt, verdict_tokens
 from tacit.scoring.likelihoods import in_batches
 from tacit.support.errors import TacitError
+from transformers import LlamaConfig
 from transformers.modeling_outputs import CausalLMOutput
 
 INSTRUCTIONS = ["What is 47 + 38?", "Hi", "Spell the word moon, with {braces} in it."]
@@ -19,7 +21,7 @@ THEIRS = ["It is 58, I believe.", "Go away.", "m"]
 class Stub(torch.nn.Module):
     """A causal language model whose logits of the verdicts are made by hand from the prompt's text."""
 
-    device = torch.device("cpu")
+    device, config = torch.device("cpu"), LlamaConfig()
 
     def __init__(self, tokenizer, decide):
         super().__init__()
@@ -74,6 +76,12 @@ def test_the_judge_sees_every_text_as_it_is(tokenizer):
     judge_pairs(Stub(tokenizer, note), tokenizer, INSTRUCTIONS, OURS, THEIRS)
     rows = list(zip(INSTRUCTIONS, OURS, THEIRS, strict=True))
     assert seen == {(x, a, b) for x, a, b in rows} | {(x, b, a) for x, a, b in rows}
+
+
+@pytest.fixture
+def tiny(tokenizer):
+    """A random model with a context that the judge's prompts fit into."""
+    return make_model(llama_config(tokenizer, positions=1_024), seed=0)
 
 
 def test_identical_responses_are_exactly_at_parity(tiny, tokenizer, one_at_a_time):

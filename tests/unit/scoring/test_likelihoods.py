@@ -71,9 +71,9 @@ def test_a_row_does_not_depend_on_batch_or_order(name, tokenizer):
 def test_batches_keep_to_their_tokens(tiny, tokenizer, monkeypatch):
     inner, shapes = likelihoods.next_logits, []
 
-    def watched(model, tokenizer, rows, first):
+    def watched(model, tokenizer, rows, first, **options):
         shapes.append((len(rows), max(map(len, rows))))
-        return inner(model, tokenizer, rows, first)
+        return inner(model, tokenizer, rows, first, **options)
 
     monkeypatch.setattr(likelihoods, "next_logits", watched)
     response_likelihoods(tiny, tokenizer, PAIRS, batch_tokens=70)
@@ -125,18 +125,18 @@ def test_a_batch_that_does_not_fit_is_halved(tiny, tokenizer, monkeypatch):
     expected = response_likelihoods(tiny, tokenizer, PAIRS)
     inner, sizes = likelihoods.next_logits, []
 
-    def scarce(model, tokenizer, rows, first):
+    def scarce(model, tokenizer, rows, first, **options):
         sizes.append(len(rows))
         if len(rows) > 3:
             raise torch.OutOfMemoryError
-        return inner(model, tokenizer, rows, first)
+        return inner(model, tokenizer, rows, first, **options)
 
     monkeypatch.setattr(likelihoods, "next_logits", scarce)
     np.testing.assert_allclose(response_likelihoods(tiny, tokenizer, PAIRS), expected, **CLOSE)
     assert sizes[:2] == [6, 3]
     assert sum(sizes[1:]) == 6
 
-    def never(*args):
+    def never(*args, **options):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(likelihoods, "next_logits", never)

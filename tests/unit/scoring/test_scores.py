@@ -188,3 +188,14 @@ def test_a_summary_has_a_row_per_arm_and_a_column_per_metric():
 )
 def test_the_side_of_a_threshold_is_that_of_the_whole_interval(low, high, threshold, words):
     assert Estimate((low + high) / 2, low, high, 1, 9).side(threshold) == words
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_named(value):
+    spoilt = np.array([[0.5, 1.0], [0.0, value]])
+    with pytest.raises(ValueError, match="seed 1, prompt 1 is"):
+        estimate(spoilt)
+    with pytest.raises(ValueError, match="seed 1, prompt 1 is"):
+        difference(spoilt, np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="finite numbers"):
+        difference_of_means(spoilt, np.zeros((2, 3)))
