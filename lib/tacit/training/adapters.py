@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 from transformers import PreTrainedModel
 
@@ -44,6 +45,8 @@ def _wrap(model: PreTrainedModel, settings: dict):
     if unknown:
         raise TacitError(f"unknown lora setting {unknown[0]!r}: choose among {', '.join(DEFAULTS)}")
     r, alpha, dropout, targets = (DEFAULTS | settings).values()
+    if not (r == r // 1 and r >= 1 and 0 < alpha < inf and 0 <= dropout < 1):
+        raise TacitError(f"lora needs r of at least 1, alpha above 0 and dropout from 0 to below 1; it is {settings}")
     config = LoraConfig(task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
     try:
         return get_peft_model(model, config)

@@ -11,13 +11,17 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub import ModelCardData
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tacit.models.loading import load_model, load_tokenizer, split_revision, without_progress_bars
+from tacit.models.chat import encode_prompt
+from tacit.models.limits import check_rows
+from tacit.models.loading import DTYPES, load_model, load_tokenizer, locate, split_revision, without_progress_bars
+from tacit.models.memory import count_parameters
 from tacit.support import provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import write_json, write_whole
+from tacit.support.files import check_room, write_json, write_whole
 from tacit.training.finetuning import finetune
+from tacit.training.limits import check_dtype, check_settings
 
 
 def made_with() -> dict[str, Any]:
@@ -59,6 +63,18 @@ def save_checkpoint(
     return partial.rename(out)
 
 
+def _foresee(source: str, revision: str | None, tokenizer: PreTrainedTokenizerBase, *, out: Path, dtype: str) -> None:
+    """Raise TacitError, before weights are loaded, for what would end a finetuning: dtype, ids beyond the embedding,
+    a disk without room for the tuned model.
+    """
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    held = DTYPES.get(dtype, "auto")
+    held = (config.dtype or torch.float32) if held == "auto" else held
+    check_dtype([held])
+    check_rows(tokenizer, [encode_prompt(tokenizer, "?")], names=["?"], config=config)
+    check_room(out, n_bytes=count_parameters(config) * held.itemsize)
+
+
 def tune_checkpoint(
     model: str,
     examples: Dataset,
@@ -77,12 +93,15 @@ def tune_checkpoint(
     cannot be resumed. Returns ``out``. Raises TacitError when it exists, and as ``load_model`` and ``finetune`` do.
     """
     out = Path(out)
+    check_settings(**settings)
+    check_room(out)
     if out.exists():
         raise TacitError(f"{out} exists already: choose another folder for the tuned model, or remove it")
     state = PartialState(cpu=not torch.cuda.is_available())
     say = say if say is not None and state.is_main_process else lambda text: None
     name, revision = split_revision(model)
     tokenizer = load_tokenizer(name, revision=revision, chat_template=chat_template)
+    _foresee(locate(name), revision, tokenizer, out=out, dtype=dtype)
     loaded = load_model(name, revision=revision, dtype=dtype, device=str(state.device))
     held, cached = loaded.dtype, loaded.config.use_cache
     say(f"{len(examples):,} examples on {state.num_processes} process(es)")

@@ -23,18 +23,25 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from tacit.data.instructions import IGNORED, encode_examples
 from tacit.models import internals
+from tacit.models.limits import check_rows, context_of
 from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.training.adapters import adapters
+from tacit.training.limits import Divergence, check_dtype, check_settings, check_weights
 from tacit.training.optimizers import MasterAdamW
 from tacit.training.packing import VARLEN, check_packing, collate_packed, has_varlen, mark_loss
 from tacit.training.processes import RanksTrainer, gather_model
-
-OPTIMIZERS = ("adamw", "adamw-master")
 
 
 def collate(rows: list[dict[str, list[int]]], *, pad_token_id: int) -> dict[str, Tensor]:
@@ -74,6 +81,7 @@ def training_arguments(folder: str, *, cpu: bool, **options) -> TrainingArgument
     Products are bf16, but float32 on a processor that multiplies bf16 slowly (``provenance.cpu_multiplies_bf16``).
     """
     common = {"logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True}
+    common["logging_nan_inf_filter"] = False  # a loss of NaN would be logged as 0
     common["bf16"] = not cpu or provenance.cpu_multiplies_bf16()
     arguments = TrainingArguments(folder, use_cpu=cpu, **common | options)
     internals.use_one_device(arguments)
@@ -103,6 +111,8 @@ def _prepare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, packing: bool, autocast: bool
 ) -> tuple[str, Callable]:
     """The attention to train with and the function that makes batches of ``rows``, both tried on the shortest two."""
+    check_dtype(weight.dtype for weight in model.parameters())
+    check_rows(tokenizer, rows["input_ids"], names=range(len(rows)), config=model.config)
     attention = internals.attention_name(model.config)
     make_batch = partial(collate, pad_token_id=tokenizer.pad_token_id)
     if model.device.type == "cpu" and attention == "sdpa" and not packing:
@@ -142,6 +152,7 @@ def _train(
             trained, arguments, make_batch, train_dataset=rows, optimizer_cls_and_kwargs=masters
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Divergence)
         if arguments.gradient_accumulation_steps > 1:
             internals.keep_no_autocast_copies(trainer)
         if trainer.is_fsdp_enabled:
@@ -153,6 +164,7 @@ def _train(
             model = gather_model(trainer, kind, attention=usual)
         else:
             internals.undo_wrapping(trainer, trained, model)
+    check_weights(model)
     return model, trainer.state.log_history
 
 
@@ -184,16 +196,17 @@ def finetune(
     ``packing`` puts a batch's rows after one another (``training.packing``); ``lora`` trains ``adapters``.
 
     Returns the model after the last epoch and a record per epoch: ``epoch``, ``loss`` (nats per token). Raises
-    TacitError for sizes that do not divide each other, an unknown ``optimizer``, a prompt that fills ``max_length``,
-    architectures with a loss of their own or results that ``packing`` would change, and as ``adapters`` does.
+    TacitError for settings, dtypes and ids that ``limits`` and ``check_rows`` refuse, a prompt that fills the context
+    or ``max_length`` (what is longer is cut), sizes that do not divide, architectures with a loss of their own,
+    results that ``packing`` would change, a training that diverges, and as ``adapters`` does.
     """
-    if optimizer not in OPTIMIZERS:
-        raise TacitError(f"unknown optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+    check_settings(epochs=epochs, learning_rate=learning_rate, seed=seed, batch_size=batch_size, max_length=max_length)
+    check_settings(micro_batch=micro_batch, warmup=warmup, weight_decay=weight_decay, optimizer=optimizer)
     cuda = torch.cuda.is_available() and model.device.type == "cuda"
     at_once, times = _split_batch(batch_size, micro_batch, processes=PartialState(cpu=not cuda).num_processes)
     recompute = (micro_batch or batch_size) < batch_size if recompute is None else recompute
     set_seed(seed)
-    rows = encode_examples(tokenizer, examples, max_length=max_length)
+    rows = encode_examples(tokenizer, examples, max_length=min(max_length, context_of(model.config) or max_length))
     attention, make_batch = _prepare(model, tokenizer, rows, packing=packing, autocast=autocast)
     tuned, log = _train(
         model,

@@ -36,6 +36,7 @@ from tacit.support.errors import TacitError
 from tacit.support.files import write_json
 from tacit.training.checkpoints import card, made_with, save_checkpoint
 from tacit.training.finetuning import training_arguments
+from tacit.training.limits import Divergence
 from tacit.training.optimizers import MuonAdamW
 
 # The code that the corpus depends on, as it was when this process imported it.
@@ -148,6 +149,7 @@ def pretrain(
         eval_dataset=held_out,
         optimizers=(MuonAdamW(model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay), None),
     )
+    trainer.add_callback(Divergence)
     resumable = any(work.glob("checkpoint-*/trainer_state.json"))
     trainer.train(resume_from_checkpoint=resumable or None)
     record["held_out_loss"] = trainer.evaluate()["eval_loss"]
