@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from tacit.models.chat import check_template
 from tacit.support import paths
 from tacit.support.errors import TacitError, first_line
 
@@ -29,7 +30,7 @@ def without_progress_bars() -> Iterator[None]:
 
 
 def locate(name: str) -> str:
-    """A checkpoint's folder if ``name`` is one (absolute, or relative to the repository), else a hub id.
+    """A checkpoint's folder, absolute, if ``name`` is one (``paths.resolve``), else a hub id.
 
     Raises TacitError for what looks like a path and is no checkpoint.
     """
@@ -38,7 +39,7 @@ def locate(name: str) -> str:
         return str(folder)
     if folder.exists() or name.startswith((".", "/", "outputs/")) or name.count("/") > 1:
         remedy = "check the path (the micro models are in outputs/models, as committed)"
-        raise TacitError(f"no checkpoint at {name}: there is no config.json in that folder; {remedy}")
+        raise TacitError(f"no checkpoint at {name}: there is no config.json in {paths.searched(name)}; {remedy}")
     return name
 
 
@@ -93,16 +94,22 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer for batched decoding: left padding, a pad token (else its end token), and a chat template.
 
-    A given ``chat_template`` replaces the tokenizer's own. Raises TacitError where it has none, or no end token.
+    The end token is also the pad token where the tokenizer's own lies beyond the model's embedding. A given
+    ``chat_template`` replaces the tokenizer's own. Raises TacitError where it has none, or no end token, and as
+    ``chat.check_template`` does.
     """
     source = locate(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise _explain(name, error) from error
     if tokenizer.eos_token_id is None:
         raise TacitError(f"the tokenizer of {name} has no end-of-sequence token")
-    if tokenizer.pad_token_id is None:
+    if (
+        not (tokenizer.pad_token_id or 0) < config.get_text_config(decoder=True).vocab_size
+        or tokenizer.pad_token is None
+    ):
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     if chat_template is not None:
@@ -110,6 +117,7 @@ def load_tokenizer(
     if tokenizer.chat_template is None:
         remedy = "give one (tacit.models.chat.tulu_template() is the papers')"
         raise TacitError(f"the tokenizer of {name} has no chat template: {remedy}")
+    check_template(tokenizer)
     return tokenizer
 
 
