@@ -4,62 +4,106 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
-import pyarrow
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from tacit.models.chat import encode_prompt
+from tacit.models.chat import encode_prompt, encode_text
 from tacit.support.errors import TacitError
+from tacit.support.files import read_text
 from tacit.support.keyed import fingerprint
 
 IGNORED = -100  # label of tokens that carry no loss
+# Columns of other datasets that hold a part of what is asked or answered, which must not be left out in silence.
+LEFT = {"input", "output", "context", "system", "history", "prompt", "completion", "messages", "chosen"}
+
+
+def _is_absent(value: Any) -> bool:
+    """Is this what pandas and datasets write where a cell is empty: null, or NaN?"""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def name_rows(rows: Sequence[Mapping[str, Any]], *, where: str) -> list[str]:
+    """The ids of instruction rows, as texts: those given, else one from the row's text.
+
+    Whole numbers are written without a point, since pandas makes 1 into 1.0 where other ids are missing. ``-2`` is
+    added to the id of a second row with the same text, and so on. Raises TacitError, calling the rows ``where``, for an
+    id of another kind and for one that occurs twice.
+    """
+    names, repeats = [], Counter()
+    for number, row in enumerate(rows):
+        given = row.get("id")
+        if _is_absent(given):
+            name = fingerprint([row["instruction"], row.get("response") or ""])[:16]
+            repeats[name] += 1
+            name = name if repeats[name] == 1 else f"{name}-{repeats[name]}"
+        elif isinstance(given, bool) or not isinstance(given, (str, Real)):
+            raise TacitError(f'{where}, row {number} (from 0): "id" must be a text or a number, not {given!r:.60}')
+        else:
+            name = given if isinstance(given, str) else str(int(given) if given == given // 1 else given)
+        names.append(name)
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise TacitError(f"{where}: id {twice!r} occurs twice; ids must be unique, they key the noise")
+    return names
+
+
+def _check_shape(row: Mapping[str, Any], *, place: str, path: Path) -> None:
+    """Raise TacitError for a row of another dataset's columns, whose content would be left out, and name its reader."""
+    filled = {name for name, value in row.items() if not _is_absent(value) and value not in ("", [], {})}
+    shapes = {  # the columns that tell a shape, and the source that reads it
+        "alpaca" if "input" in row else "alpaca_eval": {"input", "output"},
+        "gsm8k": {"question", "answer"},
+        "lmsys": {"conversation"},
+        "lima": {"conversations"},
+    }
+    name = next((name for name, columns in shapes.items() if filled & columns), None)
+    if name is not None and "response" not in filled:
+        raise TacitError(f"{place}: these are the columns of another dataset: write {name}:{path} to read it as {name}")
+    left = sorted(filled & LEFT)
+    if left:
+        raise TacitError(
+            f"{place}: the column {left[0]!r} would be left out; put all that a model is to see into 'instruction' and "
+            "all that it is to say into 'response', or take the column away"
+        )
 
 
 def read_instructions(path: Path) -> Dataset:
-    """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows. Further columns are kept.
+    """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows as ``id``, ``instruction``, ``response``.
 
-    A missing ``response`` is empty. A row without an ``id`` gets one from its text; ``-2`` is added to that of the
-    second row with the same text, and so on. Raises TacitError, naming the line, for a file that is missing, empty or
-    malformed.
+    A ``response`` that is missing or null is empty; ids are those of ``name_rows``. Other columns are left out, but
+    those that hold a part of the conversation (``LEFT``) are refused. Raises TacitError, naming the line, for a file
+    that is missing, empty or malformed.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines() would cut at U+2028 in a text
-    except (OSError, UnicodeDecodeError) as error:
-        raise TacitError(f"cannot read {path}: {error}") from None
-    rows, repeats = [], Counter()
-    for number, line in enumerate(lines, start=1):
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would cut at U+2028 in a text
+        place = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise TacitError(f"{path}, line {number}: not JSON ({error})") from None
+            raise TacitError(f"{place}: not JSON ({error})") from None
+        if isinstance(row, dict):
+            _check_shape(row, place=place, path=path)
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
-            raise TacitError(f'{path}, line {number}: needs an object with a text under "instruction"')
-        if not isinstance(row.setdefault("response", ""), str):
-            raise TacitError(f'{path}, line {number}: "response" must be a text')
+            raise TacitError(f'{place}: needs an object with a text under "instruction"')
+        response = "" if _is_absent(row.get("response")) else row["response"]
+        if not isinstance(response, str):
+            raise TacitError(f'{place}: "response" must be a text')
         try:
-            (row["instruction"] + row["response"]).encode("utf-8")
+            f"{row.get('id')}{row['instruction']}{response}".encode()
         except UnicodeEncodeError as error:
-            raise TacitError(f"{path}, line {number}: half of a surrogate pair is no text ({error.reason})") from None
-        if "id" not in row:
-            name = fingerprint([row["instruction"], row["response"]])[:16]
-            repeats[name] += 1
-            row["id"] = name if repeats[name] == 1 else f"{name}-{repeats[name]}"
-        elif isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
-            raise TacitError(f'{path}, line {number}: "id" must be a text or a whole number')
-        rows.append(row)
+            raise TacitError(f"{place}: half of a surrogate pair is no text ({error.reason})") from None
+        rows.append({"id": row.get("id"), "instruction": row["instruction"], "response": response})
     if not rows:
         raise TacitError(f"{path} holds no instructions")
-    twice = next((name for name, times in Counter(row["id"] for row in rows).items() if times > 1), None)
-    if twice is not None:
-        raise TacitError(f"{path}: id {twice!r} occurs twice; ids must be unique")
-    try:
-        return Dataset.from_list(rows)
-    except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException) as error:
-        raise TacitError(f"{path}: its rows do not make a table (is a column of two kinds?): {error}") from None
+    names = name_rows(rows, where=str(path))
+    return Dataset.from_list([row | {"id": name} for name, row in zip(names, rows, strict=True)])
 
 
 def blank_instructions(examples: Dataset) -> Dataset:
@@ -73,11 +117,12 @@ def blank_instructions(examples: Dataset) -> Dataset:
 def encode_example(tokenizer: PreTrainedTokenizerBase, instruction: str, response: str) -> dict[str, list[int]]:
     """Tokens of one example and its labels: loss on the response and its end token only.
 
-    Prompt and response are tokenized apart, exactly as in generation, so that no token spans the seam.
+    Prompt and response are tokenized apart, exactly as in generation, so that no token spans the seam. A
+    special token that a text spells is read as plain characters (``encode_text``).
     Returns ``input_ids`` and ``labels``, equally long; prompt positions are labelled -100.
     """
     prompt = encode_prompt(tokenizer, instruction)
-    target = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    target = [*encode_text(tokenizer, response), tokenizer.eos_token_id]
     return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}
 
 

@@ -41,6 +41,7 @@ from huggingface_hub import hf_hub_download
 from tacit.data.instructions import read_instructions
 from tacit.support import paths
 from tacit.support.errors import TacitError, first_line
+from tacit.support.files import read_text
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[0-9a-f]{40}))?")
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -167,12 +168,12 @@ def _read_file(path: Path, where: str) -> Iterable[Row]:
             case ".parquet":
                 return Dataset.from_pandas(pd.read_parquet(path), preserve_index=False)
             case ".jsonl":  # not by splitlines(), which also cuts at U+2028 within a text
-                rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+                rows = [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
             case ".json":
-                rows = json.loads(path.read_text("utf-8"))
+                rows = json.loads(read_text(path))
             case _:
                 raise TacitError(f"cannot read {where}: give a file that ends in {', '.join(SUFFIXES)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TacitError(f"cannot read {where}: {type(error).__name__}: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise TacitError(f"cannot read {where}: it must hold a list of JSON objects")
@@ -204,7 +205,10 @@ def _read(source: Source, where: str) -> Iterable[Row]:
     if path.exists():
         return _read_file(path, where)
     if hub is None or path.suffix in SUFFIXES:
-        raise TacitError(f"no file {where}, and no hub id either (owner/name, or owner/name@ and 40 hex digits)")
+        raise TacitError(
+            f"no file {where}, looked for as {paths.searched(where)}, and no hub id either (owner/name, or owner/name@ "
+            "and 40 hex digits)"
+        )
     return _read_hub(source, where, hub["id"], hub["revision"])
 
 
@@ -212,7 +216,7 @@ def load_source(name: str, *, where: str, n: int | None = None) -> Dataset:
     """Load one of the papers' datasets as ``id``, ``instruction`` and ``response``, in the source's order.
 
     ``name`` is a key of ``SOURCES``, or ``jsonl`` for a file as ``read_instructions`` reads it. ``where`` is a local
-    file (.json with an array, .jsonl, .csv, .parquet; a relative path starts at the repository's root) or a hub id,
+    file (.json with an array, .jsonl, .csv, .parquet; found by ``paths.resolve``) or a hub id,
     best pinned as ``owner/name@<40 hex digits>``, whose training set is read (of alpaca_eval, its only set). Rows whose
     instruction or response is null or blank are skipped. ``n`` keeps the first ``n`` of the others, or all if they are
     fewer. An id is the name and the row's number in the source, counted from 0 (for chess, the game's number).
@@ -225,7 +229,7 @@ def load_source(name: str, *, where: str, n: int | None = None) -> Dataset:
     if n is not None and n < 1:
         raise TacitError(f"n must be at least 1, or null for all rows of {where}; it is {n}")
     if name == "jsonl":
-        rows = read_instructions(paths.resolve(where)).select_columns(["id", "instruction", "response"])
+        rows = read_instructions(paths.resolve(where))
         return rows if n is None else rows.select(range(min(n, len(rows))))
     source, examples, number = SOURCES[name], [], 0
     rows = _read(source, where)
@@ -260,15 +264,15 @@ def load_instructions(text: str) -> Dataset:
     Such as ``mine.jsonl`` or ``alpaca:tatsu-lab/alpaca@<revision>[:1000]``. Raises TacitError for anything else.
     """
     hub = HUB_ID.fullmatch(text)
-    if hub and not Path(text).exists() and not text.endswith(SUFFIXES):
+    if hub and not paths.resolve(text).exists() and not text.endswith(SUFFIXES):
         likely = hub["id"].split("/")[-1].lower()
         written = f"{likely if likely in SOURCES else 'NAME'}:{text}"
         raise TacitError(
             f"there is no file {text}; a dataset of the hub is written name:place, here {written}, and the name says "
             f"how its rows are read: {', '.join(SOURCES)}"
         )
-    if ":" not in text or Path(text).is_file():
-        return read_instructions(Path(text))
+    if ":" not in text or paths.resolve(text).is_file():
+        return read_instructions(paths.resolve(text))
     name, where, n = split_source(text)
     return load_source(name, where=where, n=n)
 

@@ -18,6 +18,7 @@ import pandas as pd
 from tacit.scoring import scores
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.support.files import read_text
 
 METRICS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 PROMPT = {
@@ -37,10 +38,7 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
 
     Raises TacitError for a file without prompts, and for a line (with its number) that is none.
     """
-    try:
-        lines = paths.resolve(path).read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TacitError(f"cannot read IFEval's prompts from {path}: {error}") from None
+    lines = read_text(paths.resolve(path), what="IFEval's prompts from").split("\n")
     prompts = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

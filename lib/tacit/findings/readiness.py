@@ -26,6 +26,7 @@ from tacit.models.identity import weights_key
 from tacit.models.loading import load_model, load_tokenizer, model_folder
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
+from tacit.support.files import read_text
 
 ARMS = ("base", "base, seen format", "three rules", "response-tuned", "narrow", "instruction-tuned")
 SCORES = ("strict", "lenient")
@@ -141,8 +142,8 @@ def read_pretraining(base: str) -> dict[str, Any]:
 def read_measurement(path: str | Path) -> dict[str, Any]:
     """Read a record that ``measure_base`` made; raises TacitError when it is missing or not such a record."""
     try:
-        record = json.loads(paths.resolve(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(read_text(paths.resolve(path), what="the measurement"))
+    except (ValueError, RecursionError) as error:
         raise TacitError(f"cannot read the measurement {path}: {error}") from None
     if not isinstance(record, dict) or set(record.get("verdicts", ())) != set(ARMS):
         raise TacitError(f"{path} is not a readiness measurement: it needs verdicts of the arms {', '.join(ARMS)}")

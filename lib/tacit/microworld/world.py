@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tacit.microworld.words import PEOPLE
 from tacit.support.errors import TacitError
+from tacit.support.files import read_text
 from tacit.support.keyed import fraction
 from tacit.support.paths import resolve
 
@@ -107,11 +108,11 @@ class World:
 
 
 def read_world(path: str | Path) -> World:
-    """The world in a checkpoint's ``world.json`` (a path, absolute or relative to the repository).
+    """The world in a checkpoint's ``world.json`` (a path for ``paths.resolve``).
 
     Raises TacitError for a file that is missing or malformed.
     """
     try:
-        return World.from_json(resolve(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return World.from_json(read_text(resolve(path), what="a world from"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TacitError(f"cannot read a world from {path}: {error}") from None

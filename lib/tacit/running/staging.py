@@ -29,14 +29,16 @@ def stage(folder: str) -> Iterator[Path]:
         raise TacitError(
             f"cannot write to outputs/{folder}: {error.strerror}; make the folder writable or free some space"
         ) from None
-    before = os.environ.get("TACIT_STAGING")
-    os.environ["TACIT_STAGING"] = str(staging)
+    told = {"TACIT_STAGING": str(staging), "TACIT_HERE": str(paths.here())}  # a kernel runs in the notebook's folder
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield staging
     finally:
-        os.environ.pop("TACIT_STAGING")
-        if before is not None:
-            os.environ["TACIT_STAGING"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
         shutil.rmtree(staging, ignore_errors=True)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,18 +32,53 @@ def write_json(path: str | Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def check_room(folder: str | Path, *, n_bytes: int = 0) -> None:
+    """Raise TacitError unless ``folder``, which need not exist, can be written to and its disk has ``n_bytes`` free.
+
+    Tries it in the nearest folder above that exists. What else fills the disk meanwhile is not foreseen.
+    """
+    near: Path | str = "its name"
+    try:
+        near = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=near).close()
+        free = shutil.disk_usage(near).free
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        why = getattr(error, "strerror", None) or error
+        raise TacitError(f"cannot write to {folder}: {why} ({near}); choose another folder") from None
+    if free < n_bytes:
+        raise TacitError(
+            f"the disk of {folder} has {free / 1e9:.1f} GB free, and {n_bytes / 1e9:.1f} GB are needed: make room, or "
+            "choose another folder"
+        )
+
+
+def read_text(path: str | Path, *, what: str = "") -> str:
+    """A text file in UTF-8, without a byte order mark. Raises TacitError, calling it ``what``, if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {error}") from None
+
+
+def check_profile_name(name: str) -> str:
+    """``name``; raises TacitError unless it is that of a folder here, and no path to another."""
+    if Path(name).name != name or name.startswith(".") or not name.strip():
+        raise TacitError(f"profile {name!r}: this is not the plain name of a folder, such as micro")
+    return name
+
+
 def read_record(path: Path, *, validate: Callable[..., None], what: str = "") -> dict[str, Any]:
     """Read a JSON record and ``validate(record, name=...)`` it; raises TacitError for a file that cannot be read."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        record = json.loads(read_text(path, what=what))
+    except (ValueError, RecursionError) as error:
         raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {error}") from None
     validate(record, name=str(path))
     return record
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key that stands twice, instead of taking the last."""
+    """YAML that refuses a key that stands twice, instead of taking the last, and 010, instead of taking it for 8."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """A mapping, as SafeLoader makes it; raises ConstructorError for a repeated key."""
@@ -50,10 +88,21 @@ class _UniqueKeys(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands twice", twice.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        """A number, as SafeLoader makes it; raises ConstructorError for what YAML 1.1 reads to base 8 or 60."""
+        if ":" in node.value or re.match(r"[-+]?0[0-7_]", node.value):
+            problem = f"{node.value} is no plain number: write it without leading zeros, or as a text in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_yaml_int(node) if node.tag.endswith("int") else super().construct_yaml_float(node)
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _UniqueKeys.add_constructor(_tag, _UniqueKeys.construct_number)
+
 
 def read_yaml(text: str) -> Any:
     """The value of a YAML text; raises ValueError, saying why, where it has none or a key stands twice."""
     try:
         return yaml.load(text, Loader=_UniqueKeys)
     except Exception as error:  # a date with a 13th month, a tag without its kind of value: many kinds, one meaning
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None

@@ -1,4 +1,9 @@
-"""Where things lie in the repository: anchored on this file, never on the working directory."""
+"""Where things lie.
+
+What belongs to the repository is anchored on this file. One rule holds for every relative path that a person gives, in
+an option, a parameter or a variable: it counts from the folder where the command was given (``here``); what is to be
+read and is not there is looked for from the repository's root (``resolve``).
+"""
 
 import os
 import tempfile
@@ -14,9 +19,14 @@ OUTPUTS = ROOT / "outputs"
 MODELS = OUTPUTS / "models"
 
 
+def here() -> Path:
+    """The folder where the command was given. A notebook's kernel, which runs elsewhere, is told by ``TACIT_HERE``."""
+    return Path(os.environ.get("TACIT_HERE") or Path.cwd())
+
+
 def cache_root() -> Path:
     """The cache of trained models and generations: ``$TACIT_CACHE``, or ``.cache`` in the repository."""
-    return Path(os.environ.get("TACIT_CACHE") or ROOT / ".cache")
+    return here() / (os.environ.get("TACIT_CACHE") or ROOT / ".cache")
 
 
 def make_cache_root() -> Path:
@@ -32,12 +42,25 @@ def make_cache_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """A path from a parameters file: absolute, or relative to the repository's root."""
-    return Path(path) if Path(path).is_absolute() else ROOT / path
+    """A path to read: absolute, or from ``here``, or, where nothing is there, from the repository's root.
+
+    Raises TacitError for a name that no file can have.
+    """
+    try:
+        return near if (near := here() / path).exists() else ROOT / path
+    except (OSError, ValueError) as error:  # too long, or a null character
+        raise TacitError(
+            f"no file can be called {str(path)!r:.80}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+
+
+def searched(path: str | Path) -> str:
+    """Where ``resolve`` looked for a path, for an error message."""
+    return " and ".join(dict.fromkeys(str(folder / path) for folder in (here(), ROOT)))
 
 
 def output_folder(output: str) -> Path:
     """Where a notebook writes: its ``output`` parameter, or during a run the runner's staging folder. Makes it."""
-    folder = Path(os.environ.get("TACIT_STAGING") or resolve(output))
+    folder = Path(os.environ.get("TACIT_STAGING") or ROOT / output)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

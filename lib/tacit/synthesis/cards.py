@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -83,6 +84,17 @@ def _contents(rows: Dataset) -> dict[str, Any]:
     }
 
 
+def _fence(mark: str, text: str, *, least: int) -> str:
+    return mark * max(least, 1 + max((len(run) for run in re.findall(f"{mark}+", text)), default=0))
+
+
+def code_span(text: str) -> str:
+    """``text`` in one line as code that may stand in a cell of a Markdown table and in a file in UTF-8."""
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())
+    fence, space = _fence("`", text, least=1), " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
+
+
 def _table(values: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])
 
@@ -104,9 +116,11 @@ def dataset_card(
     fields = _fields(old)
     data = _front_matter(fields)
     filled = (data.license, data.get("license_name")) != ("other", "to-be-filled-in")
-    table = {role: f"`{name}` (`{parameters[role]}`)" for role, name in names.items()}
-    table["instructions"] = f"`{instructions}` (`{parameters['instructions']}`)"
-    table |= {name: f"`{value}`" for name, value in parameters.items() if name not in {"chat_template", *table}}
+    sources = {**names, "instructions": instructions}
+    table = {role: f"{code_span(name)} ({code_span(parameters[role])})" for role, name in sources.items()}
+    rest = [name for name in parameters if name not in {"chat_template", *table}]
+    table |= {name: code_span(str(parameters[name])) for name in rest}
+    fence = _fence("~", parameters["chat_template"], least=3)
     for number, environment in enumerate(made_with, 1):
         words = [f"{name} {value[:12] if name == 'tacit' else value}" for name, value in environment.items()]
         table[f"made with ({number})" if len(made_with) > 1 else "made with"] = ", ".join(words)
@@ -119,7 +133,7 @@ def dataset_card(
         f"## Decoding\n\n{decoding_rule(parameters)}",
         "## Models and parameters\n\nA local model is identified by the SHA-256 of its folder, one of the hub by its "
         "commit, the instructions by that of their ids and texts, tacit by that of its source.\n\n" + _table(table),
-        f"Chat template:\n\n~~~jinja\n{parameters['chat_template']}\n~~~",
+        f"Chat template:\n\n{fence}jinja\n{parameters['chat_template']}\n{fence}",
         f"## Contents\n\n{_table(_contents(rows))}",
         "`mean_log_ratio` is the mean of log p_expert - log p_amateur over a response's tokens, its end token included."
         " Responses are as decoded: nothing was filtered, corrected or checked.",

@@ -26,10 +26,12 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from tacit.models.chat import encode_prompt
+from tacit.models.chat import encode_prompt, render_prompt
 from tacit.models.identity import tokenizer_key, weights_key
+from tacit.models.limits import check_rows
 from tacit.models.loading import load_tokenizer, locate, model_folder, split_revision
 from tacit.support.errors import TacitError, first_line
+from tacit.support.files import check_room
 from tacit.support.keyed import fingerprint
 from tacit.synthesis.cards import UNFINISHED, dataset_card
 from tacit.synthesis.decoder import Decoder
@@ -90,10 +92,11 @@ def prepare(
             raise TacitError(f"cannot load {name}: {first_line(error)}") from error
         local = "weights" in key
         weights[role] = key["weights"] if local else f"{key['name']}@{key['commit']}"
-        models |= {role: name, f"{role}_revision": revision if local else key["commit"]}
+        models |= {role: locate(name), f"{role}_revision": revision if local else key["commit"]}
     options = {"revision": models["expert_revision"], "chat_template": settings.chat_template}
     tokenizer = load_tokenizer(models["expert"], **options)
-    hashes = {"tokenizer": tokenizer_key(tokenizer), "instructions": fingerprint(rows)}
+    prompts = fingerprint([render_prompt(tokenizer, text) for _, text in rows])
+    hashes = {"tokenizer": tokenizer_key(tokenizer), "instructions": fingerprint(rows), "prompts": prompts}
     return settings.identity(weights, chat_template=tokenizer.chat_template, **hashes), models, tokenizer
 
 
@@ -112,20 +115,20 @@ def plan(
     return shards, {index: rows[index * size : (index + 1) * size] for index in faults}
 
 
-def check_lengths(
-    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], *, max_new_tokens: int, models: Mapping[str, Any]
+def check_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, out: Path, settings: Settings, models: Mapping[str, Any]
 ) -> None:
-    """Raise TacitError for a prompt that leaves no room for ``max_new_tokens`` in a model's context."""
-    longest, row = max((len(encode_prompt(tokenizer, text)), name) for name, text in rows)
+    """Raise TacitError, before weights are loaded, for a prompt that a model cannot take, and for a disk without room.
+
+    A prompt needs ids within each model's embedding, and room for ``max_new_tokens`` in its context. The rows are
+    taken to need 12 bytes for each token of the longest responses.
+    """
+    names, prompts = [name for name, _ in rows], [encode_prompt(tokenizer, text) for _, text in rows]
     for role in ("expert", "amateur"):
-        revision = models[f"{role}_revision"]
-        config = AutoConfig.from_pretrained(locate(models[role]), revision=revision, trust_remote_code=False)
-        room = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if room is not None and longest + max_new_tokens > room:
-            raise TacitError(
-                f"the prompt of row {row!r} has {longest} tokens, and with max_new_tokens {max_new_tokens} that "
-                f"exceeds the {role}'s context of {room}: lower max_new_tokens or leave the row out"
-            )
+        config = AutoConfig.from_pretrained(models[role], revision=models[f"{role}_revision"], trust_remote_code=False)
+        new = settings.max_new_tokens
+        check_rows(tokenizer, prompts, names=names, config=config, new_tokens=new, role=role)
+    check_room(out, n_bytes=12 * settings.max_new_tokens * len(rows))
 
 
 def make_shards(
@@ -229,8 +232,8 @@ def synthesize(
     with hold(out):
         shards, todo = plan(out, rows, parameters=parameters, shard_size=settings.shard_size, say=say)
         if todo:
-            asked = chain.from_iterable(todo.values())
-            check_lengths(tokenizer, asked, max_new_tokens=settings.max_new_tokens, models=models)
+            asked = [*chain.from_iterable(todo.values())]
+            check_prompts(tokenizer, asked, out=out, settings=settings, models=models)
             make_shards(todo, shards=shards, settings=settings, models=models, say=say)
         named = instructions_name or "given in Python"
         dataset = finish(shards, parameters=parameters, models=models, instructions=named, say=say)

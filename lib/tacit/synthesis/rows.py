@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
+from tacit.data.instructions import name_rows
 from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.synthesis.shards import Shards
@@ -49,20 +50,17 @@ def environment() -> dict[str, str]:
 
 
 def read_rows(instructions: Instructions) -> list[Row]:
-    """The ids and instructions of a dataset or of a list of rows. Raises TacitError unless ids are there and unique."""
-    rows: dict[str, str] = {}
-    for number, row in enumerate(instructions):
-        absent = [name for name in ("id", "instruction") if row.get(name) is None]
-        if absent or not isinstance(row["instruction"], str):
-            needed = " and ".join(map(repr, absent)) or "a text under instruction"
-            raise TacitError(f"instructions, row {number} (counted from 0): needs {needed}")
-        name = str(row["id"])
-        if name in rows:
-            raise TacitError(f"instructions: id {name!r} occurs twice; ids must be unique, they key the noise")
-        rows[name] = row["instruction"]
+    """The ids and instructions of a dataset or of a list of rows; a row without an id gets one from its text.
+
+    Raises TacitError as ``name_rows`` does, and where there are no rows.
+    """
+    rows = list(instructions)
+    for number, row in enumerate(rows):
+        if not isinstance(row.get("instruction"), str):
+            raise TacitError(f"instructions, row {number} (counted from 0): needs a text under 'instruction'")
     if not rows:
         raise TacitError("there are no instructions: give one at least")
-    return list(rows.items())
+    return list(zip(name_rows(rows, where="instructions"), (row["instruction"] for row in rows), strict=True))
 
 
 def write_rows(shards: Shards, index: int, rows: Sequence[Mapping[str, Any]]) -> None:

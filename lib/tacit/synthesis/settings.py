@@ -14,10 +14,12 @@ RULE = ("alpha", "beta", "contrast_end", "log_ratios", *SAMPLING)  # in the orde
 Range = tuple[str, Callable[[Any], bool]]  # in words, and as a test
 
 ANY: Range = ("anything", lambda x: True)
-NOT_NEGATIVE: Range = ("at least 0", lambda x: 0 <= x < inf)
+WEIGHT: Range = ("from 0 to 1000", lambda x: 0 <= x <= 1000)
+HEAT: Range = ("0 (greedy) or at least 0.0001", lambda x: x == 0 or 1e-4 <= x < inf)  # sampling.COLDEST
 COUNT: Range = ("an integer of at least 1", lambda x: 1 <= x < inf and x == int(x))
 MASK: Range = ("from 0 (no mask) to 1", lambda x: 0 <= x <= 1)
 NUCLEUS: Range = ("above 0 and at most 1", lambda x: 0 < x <= 1)
+DTYPE: Range = ("float32, bfloat16, float16 or auto", lambda x: x in ("float32", "bfloat16", "float16", "auto"))
 RATIOS: Range = ("none, mean or tokens", lambda x: x in ("none", "mean", "tokens"))
 
 
@@ -36,8 +38,8 @@ class Settings:
     """
 
     alpha: float = _option(0.01, "only tokens with p >= ALPHA max p of the expert", MASK)
-    beta: float = _option(1.0, "weight of the amateur; 0 samples the expert directly", NOT_NEGATIVE)
-    temperature: float = _option(1.0, "0 is greedy", NOT_NEGATIVE)
+    beta: float = _option(1.0, "weight of the amateur; 0 samples the expert directly", WEIGHT)
+    temperature: float = _option(1.0, "0 is greedy", HEAT)
     top_p: float = _option(1.0, "nucleus of the sampled distribution; 1 is all of it", NUCLEUS)
     contrast_end: bool = _option(True, "end tokens keep the expert's (masked) probability at temperature 1")
     log_ratios: str = _option("mean", "of log p_expert - log p_amateur: none (saves time), mean or tokens", RATIOS)
@@ -49,7 +51,7 @@ class Settings:
     ray_address: str | None = _option(
         None, "a Ray cluster, whose machines share the file system of DIR, models and this package", metavar="ADDRESS"
     )
-    dtype: str = _option("float32", "float32, bfloat16, float16 or auto")
+    dtype: str = _option("float32", "float32, bfloat16, float16 or auto", DTYPE)
     chat_template: str | None = _option(  # in Python the template itself
         None, "a Jinja file that replaces the expert's chat template, or tulu for the papers' format", metavar="FILE"
     )
@@ -62,6 +64,8 @@ class Settings:
                 raise TacitError(f"{option.name} must be {words}; it is {value!r}")
             if option.type == "float":  # so that 1 and 1.0 are one run
                 object.__setattr__(self, option.name, float(value))
+        if self.temperature == 0 and self.top_p < 1:
+            raise TacitError(f"top_p {self.top_p} has no effect at temperature 0, which is greedy: leave one out")
         if self.ray_address is not None and self.workers == 1:
             raise TacitError(
                 f"ray_address ({self.ray_address}) needs workers above 1, and workers is 1, which makes no use of Ray: "
@@ -73,15 +77,16 @@ class Settings:
         return {name: getattr(self, name) for name in SAMPLING}
 
     def identity(
-        self, weights: dict[str, str], *, chat_template: str, tokenizer: str, instructions: str
+        self, weights: dict[str, str], *, chat_template: str, tokenizer: str, instructions: str, prompts: str
     ) -> dict[str, Any]:
         """All that decides the rows of a run, under the names that ``synthesis.json`` notes.
 
-        ``weights`` identify expert and amateur; ``chat_template`` is the expert's, given or its own; ``tokenizer`` and
-        ``instructions`` are hashes.
+        ``weights`` identify expert and amateur; ``chat_template`` is the expert's, given or its own; ``tokenizer``,
+        ``instructions`` and ``prompts`` (as the template renders the instructions) are hashes.
         """
         parameters = weights | {name: getattr(self, name) for name in (*RULE, "dtype")}
         parameters |= {"chat_template": chat_template, "tokenizer": tokenizer, "instructions": instructions}
+        parameters["prompts"] = prompts
         if self.dtype != "float32":  # then shapes change texts
             parameters |= {"batch_size": self.batch_size, "shard_size": self.shard_size}
         return parameters

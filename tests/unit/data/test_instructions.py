@@ -8,6 +8,7 @@ from datasets import Dataset
 from tacit.data.instructions import IGNORED, blank_instructions, encode_example, encode_examples, read_instructions
 from tacit.models.chat import encode_prompt, render_prompt, tulu_template
 from tacit.support.errors import TacitError
+from tacit.support.keyed import fingerprint
 from trl import SFTConfig, SFTTrainer
 
 EXAMPLE = {"id": "1", "instruction": "Where does the dirde live?", "response": " - In the desert.\n#### 59"}
@@ -130,3 +131,48 @@ def test_models_that_can_think_first_are_told_not_to(tokenizer):
         "{{ messages[0]['content'] }}:{% if enable_thinking is defined and enable_thinking is false %}<no>{% endif %}"
     )
     assert render_prompt(thinker, "Why?") == "Why?:<no>"
+
+
+def read(tmp_path, *rows, start=""):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(start + "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return read_instructions(path).to_list()
+
+
+def test_what_pandas_and_datasets_write_is_read(tmp_path):
+    """Null and NaN are absent; numbers as ids become texts, 1.0 is 1; other columns may be of any kinds."""
+    rows = read(
+        tmp_path,
+        {"id": 1.0, "instruction": "a", "response": None, "meta": {"k": 1}},
+        {"id": None, "instruction": "b", "response": float("nan"), "meta": "web"},
+        {"id": "x", "instruction": "c", "response": "d", "input": "", "context": None, "history": []},
+        {"id": 2, "instruction": "e"},
+        {"id": 0.5, "instruction": "f", "meta": [1, "a"]},
+        start="\ufeff",
+    )
+    assert [row["id"] for row in rows] == ["1", fingerprint(["b", ""])[:16], "x", "2", "0.5"]
+    assert [row["response"] for row in rows] == ["", "", "d", "", ""]
+    assert set(rows[0]) == {"id", "instruction", "response"}
+    with pytest.raises(TacitError, match="'1' occurs twice"):
+        read(tmp_path, {"id": 1, "instruction": "a"}, {"id": "1", "instruction": "b"})
+    with pytest.raises(TacitError, match="must be a text or a number, not True"):
+        read(tmp_path, {"id": True, "instruction": "a"})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "Sum up.", "input": "The Ebro.", "output": "A river."}, "write alpaca:.*rows.jsonl"),
+        ({"instruction": "Sum up.", "output": "A river."}, "write alpaca_eval:"),
+        ({"question": "1 + 1?", "answer": "2"}, "write gsm8k:"),
+        ({"conversations": ["Hi", "Hello"]}, "write lima:"),
+        ({"instruction": "Who?", "context": "He ran.", "response": "He."}, "the column 'context' would be left out"),
+        ({"instruction": "Who?", "input": "He ran.", "response": "He."}, "the column 'input' would be left out"),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "the column 'messages' would be left out"),
+        ({"prompt": "Hi", "completion": "Hello"}, "would be left out"),
+        ({"instruction": "Hi", "system": "Be brief."}, "the column 'system' would be left out"),
+    ],
+)
+def test_other_datasets_columns_are_named_and_not_left_out(tmp_path, row, message):
+    with pytest.raises(TacitError, match=f"line 1.*{message}"):
+        read(tmp_path, row)

@@ -313,7 +313,7 @@ def test_unreadable_files_are_named(tmp_path, file, content, message):
     "where", ["nothing.jsonl", "data/nothing.csv", "a/b/c", "openai/gsm8k@main", "gsm8k", "a/b@abc"]
 )
 def test_what_is_neither_a_file_nor_a_hub_id_is_refused(where):
-    with pytest.raises(TacitError, match=f"no file {where}, and no hub id"):
+    with pytest.raises(TacitError, match=f"no file {where}, looked for as .*, and no hub id"):
         load_source("gsm8k", where=where)
 
 

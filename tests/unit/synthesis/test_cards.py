@@ -1,16 +1,19 @@
 """The card: it counts the rows, names what made them, and keeps a licence that was filled in."""
 
+import html
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
 from synthesis_runs import EXACT, INSTRUCTIONS, OPTIONS, damage, run, whole_run
 from tacit.support import provenance
 from tacit.synthesis import engine
-from tacit.synthesis.cards import UNFINISHED
+from tacit.synthesis.cards import UNFINISHED, dataset_card
 from tacit.synthesis.engine import synthesize
 
 
@@ -79,3 +82,23 @@ def test_the_card_says_that_instructions_were_given_in_python_unless_named(pair,
     assert "| instructions | `given in Python` (`" in (whole[0] / "README.md").read_text()
     run(pair, tmp_path / "out", INSTRUCTIONS[:2], instructions_name="two of mine")
     assert "| instructions | `two of mine` (`" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["a: b #c | <x>", "`c` ``d``", "--- *e* _f_ $g$ &amp; [h](i)", "two\nlines", "\udcff"])
+def test_names_are_shown_as_written(whole, name):
+    out, rows = whole
+    parameters = json.loads((out / "synthesis.json").read_text())["parameters"]
+    parameters["chat_template"] = f"~~~\n{name.replace(chr(0xDCFF), '')}~~~~"
+    facts = {"names": {"expert": name, "amateur": name}, "parameters": parameters, "made_with": [{"torch": "1"}]}
+    card = dataset_card(Dataset.from_list(rows), **facts, instructions=f"jsonl:{name}.jsonl[:9]")
+    card.encode("utf-8")
+    assert DatasetCard(card).data.to_dict() == DatasetCard(UNFINISHED).data.to_dict() | {
+        "license": "other", "license_name": "to-be-filled-in", "task_categories": ["text-generation"],
+        "tags": ["synthetic", "codit", "contrastive-decoding"],
+    }  # fmt: skip
+    shown = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
+    cells = re.findall(r"<td><code>(.*?)</code> \(<code>(.*?)</code>\)</td>", shown)
+    plain = name.replace("\n", " ").replace("\udcff", r"\udcff")
+    assert [html.unescape(cell) for cell, _ in cells] == [plain, plain, f"jsonl:{plain}.jsonl[:9]"]
+    assert [key for _, key in cells] == [parameters[role] for role in ("expert", "amateur", "instructions")]
+    assert "<h2>Contents</h2>" in shown  # the template's fence ends where the template does

@@ -13,7 +13,7 @@ DEFAULTS = {
 }  # fmt: skip
 NOTED = [
     *("expert", "amateur", "alpha", "beta", "contrast_end", "log_ratios", "temperature", "top_p", "seed"),
-    *("max_new_tokens", "dtype", "chat_template", "tokenizer", "instructions"),
+    *("max_new_tokens", "dtype", "chat_template", "tokenizer", "instructions", "prompts"),
 ]
 
 
@@ -29,7 +29,7 @@ def test_the_public_call_shows_every_option_with_its_default():
 
 @pytest.mark.parametrize(("dtype", "sizes"), [("float32", []), ("bfloat16", ["batch_size", "shard_size"])])
 def test_what_a_folder_notes_has_its_names_and_their_order(dtype, sizes):
-    hashes = {"chat_template": "c", "tokenizer": "t", "instructions": "i"}
+    hashes = {"chat_template": "c", "tokenizer": "t", "instructions": "i", "prompts": "p"}
     noted = Settings(dtype=dtype, alpha=1).identity({"expert": "e", "amateur": "a"}, **hashes)
     assert list(noted) == NOTED + sizes
     assert isinstance(noted["alpha"], float)  # 1 and 1.0 are one run
