@@ -12,10 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
-from pathlib import Path
 
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.support.files import check_profile_name
 from tacit.synthesis.settings import Settings
 
 MODEL = "a checkpoint's folder, or a hub id with an optional @revision"
@@ -24,17 +24,18 @@ TYPES = {"float": float, "int": int}
 
 def run_notebooks(options: argparse.Namespace) -> int:
     """Execute notebooks with a profile's parameters and print the table of findings."""
-    from tacit.running import sweeps
+    from tacit.running import plan, sweeps
 
-    settings = {"profile": options.profile, "overrides": dict(options.p), "jobs": options.jobs}
+    settings = {"profile": options.profile, "overrides": plan.collect_overrides(options.p), "jobs": options.jobs}
     return 1 if sweeps.run(options.notebooks, **settings) else 0
 
 
 def check_profile(options: argparse.Namespace) -> int:
     """Look before a long run: parameters, models, datasets, pair, judge, disk, GPU memory; loads no weights."""
-    from tacit.running import check
+    from tacit.running import check, plan
 
-    checks = check.check_profile(options.notebooks, profile=options.profile, overrides=dict(options.p))
+    overrides = plan.collect_overrides(options.p)
+    checks = check.check_profile(options.notebooks, profile=options.profile, overrides=overrides)
     return 1 if check.report(checks) else 0
 
 
@@ -75,8 +76,10 @@ def show_table(options: argparse.Namespace) -> None:
     from tacit.running.tables import findings_table, write_findings_table
 
     stems = [path.stem for path in find_notebooks([])]
-    if options.write:
-        write_findings_table(paths.ROOT / options.write, stems, profile=options.profile)
+    if not any((folder / options.profile).is_dir() for folder in (paths.PARAMS, paths.OUTPUTS)):
+        raise TacitError(f"unknown profile {options.profile!r}: outputs/{options.profile} is not there")
+    if options.write is not None:
+        write_findings_table(paths.here() / options.write, stems, profile=options.profile)
     else:
         print(findings_table(stems, profile=options.profile))
 
@@ -85,7 +88,7 @@ def make_site(options: argparse.Namespace) -> None:
     """Render the executed notebooks as a static site, executing nothing (needs tacit[site])."""
     from tacit.running.site import build_site
 
-    print(f"the front page: {build_site(profile=options.profile, out=options.out or paths.ROOT / 'site')}")
+    print(f"the front page: {build_site(profile=options.profile, out=options.out)}")
 
 
 def _check_known(names: Iterable[str], known: Iterable[str]) -> None:
@@ -148,13 +151,11 @@ def read_template(given: str | None) -> str | None:
     Raises TacitError for a file that cannot be read.
     """
     from tacit.models.chat import tulu_template
+    from tacit.support.files import read_text
 
     if given is None or given == "tulu":
         return given and tulu_template()
-    try:
-        return Path(given).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TacitError(f"--chat-template: cannot read {given}: {error}") from None
+    return read_text(paths.resolve(given), what="--chat-template")
 
 
 def _values(options: argparse.Namespace) -> dict:
@@ -197,7 +198,8 @@ def finetune_model(options: argparse.Namespace) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; it leaves the chosen command's function under ``handler``."""
     about = "Run Tacit's notebooks, pretrain its micro models, synthesize data."
-    parser = argparse.ArgumentParser(prog="python -m tacit", description=about)
+    where = "Relative paths count from where you are; what is read and is not there, from the repository's root."
+    parser = argparse.ArgumentParser(prog="python -m tacit", description=about, epilog=where)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, handler: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
@@ -217,7 +219,8 @@ def make_parser() -> argparse.ArgumentParser:
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
     site = add("site", make_site)
     _take_profile(site, "outputs/ to show")
-    site.add_argument("--out", metavar="DIR", help="where the site goes, replacing an earlier one (default: site)")
+    where = "where the site goes, replacing an earlier one (default: site)"
+    site.add_argument("--out", metavar="DIR", default=paths.ROOT / "site", help=where)
     known = "micro-base, micro-student, micro-sibling (these by default), or readiness for all of finding 6"
     add("pretrain", pretrain_models).add_argument("models", nargs="*", metavar="MODEL", help=known)
     add("posttrain", post_train_teacher)
@@ -229,7 +232,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _take_profile(command: argparse.ArgumentParser, folders: str) -> None:
-    command.add_argument("--profile", default="micro", help=f"the folder of {folders} (default: micro)")
+    meaning = f"the folder of {folders} (default: micro)"
+    command.add_argument("--profile", type=check_profile_name, default="micro", help=meaning)
 
 
 def _take_notebooks(command: argparse.ArgumentParser, name: str) -> None:
@@ -304,28 +308,36 @@ def _take_finetuning(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--chat-template", metavar="FILE", help=template)
 
 
+def _complain(error: object) -> int:
+    print("error:", *str(error).splitlines(), file=sys.stderr)
+    return 2
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Returns 0 on success, 1 when a notebook failed or a check found a fault, 2 for an error that the user can mend,
     130 after an interrupt, 141 when nobody reads the output any more.
     """
-    options = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that the terminal lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
+        options = make_parser().parse_args(arguments)
         status = options.handler(options) or 0
         sys.stdout.flush()  # what cannot be written is found here, not by the interpreter's end
         return status
     except TacitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _complain(error)
+    except RecursionError:
+        return _complain("something that was given is nested too deeply to be read")
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):  # of a path: a name too long, no permission
+            return _complain(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         if error.errno == errno.EPIPE:  # `| head` has read enough
             return 141
-        print(f"error: {error.strerror}: free some space", file=sys.stderr)
-        return 2
+        return _complain(f"{error.strerror}: free some space")
     except KeyboardInterrupt:
         print("stopped; finished notebooks, shards and the cache are kept", file=sys.stderr)
         return 130

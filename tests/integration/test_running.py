@@ -12,6 +12,7 @@ import nbformat
 import papermill
 import processes
 import pytest
+import tacit
 import toys
 import yaml
 from tacit.__main__ import main
@@ -245,3 +246,32 @@ def test_the_template_itself_does_not_run(tmp_path, monkeypatch):
     with pytest.raises(papermill.PapermillExecutionError, match="this is a template: begin a notebook from it"):
         papermill.execute_notebook(source, tmp_path / "out.ipynb", progress_bar=False)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_kernel_is_this_interpreter_without_kernels_profiles_and_start_up_files_of_others(project, monkeypatch):
+    """As on a JupyterHub: ``python3`` is another program, and IPython, Jupyter, Python and matplotlib are set up."""
+    others = project / "others"
+    spec, profile = others / "jupyter/kernels/python3", others / "ipython/profile_default"
+    spec.mkdir(parents=True)
+    (profile / "startup").mkdir(parents=True)
+    wrong = {"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "R"}
+    (spec / "kernel.json").write_text(json.dumps(wrong))
+    (profile / "startup/00.py").write_text("seen = ['a start-up file']")
+    (profile / "ipython_config.py").write_text("c.InteractiveShellApp.exec_lines = ['seen = [1]']")
+    (profile / "ipython_kernel_config.py").write_text("c.InteractiveShell.ast_node_interactivity = 'none'")
+    (project / "notebooks/ipython_config.py").write_text("c.InteractiveShellApp.exec_lines = ['seen = [2]']")
+    (others / "start.py").write_text("seen = ['PYTHONSTARTUP']")
+    for name, value in {
+        "JUPYTER_PATH": others / "jupyter", "IPYTHONDIR": others / "ipython", "PYTHONSTARTUP": others / "start.py",
+        "MPLBACKEND": "agg", "JUPYTER_DEFAULT_PROVISIONER_NAME": "nowhere",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    own = "import sys, tacit\nfound = sys.executable, tacit.__file__, 'seen' in globals()"
+    figure = "from matplotlib import pyplot as plt\nplt.subplots()[0]"
+    write_notebook(project / "notebooks/n1_good.ipynb", own, "found", figure, RECORD)
+    assert main(["run", "--profile", "toy"]) == 0
+    cells = nbformat.read(project / "outputs/toy/n1_good.ipynb", as_version=4).cells
+    shown = [output.data for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    assert shown[0]["text/plain"] == str((sys.executable, tacit.__file__, False))
+    assert "image/png" in shown[-1]
+    assert sorted(outputs(project)) == ["n1_good.ipynb", "n1_good.json", "n1_good.png"]

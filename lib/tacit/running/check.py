@@ -24,8 +24,8 @@ from tacit.running.needs import (
     read_needs,
     tuned_models,
 )
-from tacit.running.parameters import notebook_parameters, read_params
-from tacit.running.plan import choose_notebooks, plan_runs, refuse_unknown
+from tacit.running.parameters import read_params
+from tacit.running.plan import choose_notebooks, plan_runs
 from tacit.running.stocks import GB, Check, Stock, check_model, check_source, in_gb
 from tacit.scoring.alpacaeval import find_annotator
 from tacit.scoring.judges import verdict_tokens
@@ -145,21 +145,17 @@ def check_parameters(
 ) -> tuple[list[Check], dict[str, Planned]]:
     """Each notebook's check of its parameters, and those that passed, by notebook.
 
-    Raises TacitError for an unknown profile or notebook, and for an override that no chosen notebook has.
+    Raises TacitError for an unknown profile, and as ``choose_notebooks`` does.
     """
     checks, planned = [], {}
     if not (paths.PARAMS / profile).is_dir():
         read_params(profile, "")  # says which profiles there are
-    chosen = choose_notebooks(names, profile=profile)
-    declared = {path: notebook_parameters(path) for path in chosen}
-    refuse_unknown(overrides, {name for own in declared.values() for name in own})
-    for path in chosen:
-        own = {name: text for name, text in overrides.items() if name in declared[path]}
+    for path in choose_notebooks(names, profile=profile, overrides=overrides):
         what = f"parameters, {path.stem}"
         try:
-            [(_, values)] = plan_runs([path], profile=profile, overrides=own)
+            [(_, values)] = plan_runs([path], profile=profile, overrides=overrides)
             planned[path.stem] = Planned(read_needs(path), values)
-            checks.append(Check("ok", what, f"{len(declared[path])}, complete and of their types"))
+            checks.append(Check("ok", what, f"{len(values)}, complete and of their types"))
         except TacitError as error:
             checks.append(Check("fault", what, str(error)))
     return checks, planned

@@ -10,7 +10,8 @@ import pandas as pd
 
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import as_yaml
-from tacit.running.tables import table_row
+from tacit.running.tables import as_written, text_row
+from tacit.support import paths
 
 RULE = (
     "beyond: the two 95% intervals have no point in common. This is conservative: intervals that overlap do not show\n"
@@ -67,13 +68,14 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
 
     Raises TacitError for a file that is missing or no metrics file.
     """
-    records = read_metrics(a), read_metrics(b)
-    lines = [f"A: {a}", f"B: {b}", ""]
+    records = read_metrics(paths.resolve(a)), read_metrics(paths.resolve(b))
+    lines = [f"A: {as_written(str(a))}", f"B: {as_written(str(b))}", ""]
     if records[0]["finding"] != records[1]["finding"]:
-        lines += [f"Two findings: A is {records[0]['finding']!r}, B is {records[1]['finding']!r}.", ""]
+        titles = [as_written(repr(record["finding"])) for record in records]
+        lines += [f"Two findings: A is {titles[0]}, B is {titles[1]}.", ""]
     changes = compare_manifests(*records)
     if changes:
-        lines += ["| made with | A | B |", "|---|---|---|", *map(table_row, changes), ""]
+        lines += ["| made with | A | B |", "|---|---|---|", *map(text_row, changes), ""]
     elif not records[0]["manifest"]:
         lines += ["Neither file says what it was made with: they were not written by `python -m tacit run`.", ""]
     else:
@@ -84,7 +86,7 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
         sides = _interval(row, "a"), _interval(row, "b")
         verdict = "beyond" if row["beyond"] else f"only in {'B' if sides[1] else 'A'}" if "" in sides else ""
         change = "" if "" in sides else f"{row['difference']:+.3f}"
-        lines.append(table_row([row["arm"], row["metric"], *sides, change, verdict]))
+        lines.append(text_row([row["arm"], row["metric"], *sides, change, verdict]))
     shared = int(rows["difference"].notna().sum())
     holds = ["yes" if record["claim_holds"] else "no" for record in records]
     lines += ["", f"The claim holds in A: {holds[0]}; in B: {holds[1]}."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -12,11 +13,32 @@ from typing import Any
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 
 from tacit.running.metrics import read_metrics, write_metrics
 from tacit.running.staging import promote, stage
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
+
+# What a kernel runs: IPython's, with this library first on the path, and without configuration and start-up files.
+KERNEL = f"""import sys
+sys.path = [{str(paths.LIBRARY.parent)!r}, *filter(None, sys.path)]
+from ipykernel.kernelapp import IPKernelApp
+IPKernelApp.load_config_file = IPKernelApp._run_startup_files = lambda self, **options: None
+IPKernelApp.launch_instance()"""
+
+
+class OwnKernel(AsyncKernelManager):
+    """Starts kernels of this interpreter, whatever is installed as ``python3`` and stands in IPython's profiles."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The command of a kernel, whose profile is a new one in the staging folder."""
+        own = {"IPYTHONDIR": "$TACIT_STAGING/ipython", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        command = [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--IPKernelApp.exec_PYTHONSTARTUP=False"]
+        local = {"kernel_provisioner": {"provisioner_name": "local-provisioner"}, "supported_encryption": ["curve"]}
+        return KernelSpec(argv=command, env=own, language="python", metadata=local)
 
 
 def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
@@ -28,6 +50,8 @@ def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
             executed,
             parameters=parameters,
             kernel_name="python3",
+            kernel_manager_class=OwnKernel,
+            language="python",
             progress_bar=False,
             cwd=source.parent,
             # Its warning on local sockets, and its traceback when Ctrl-C ends it, say nothing to a reader.

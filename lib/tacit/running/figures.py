@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import pandas as pd
@@ -12,15 +13,22 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tacit.decoding.generation import Response
+if TYPE_CHECKING:  # the process that starts the kernels draws too, and does without torch
+    from tacit.decoding.generation import Response
 
 
 def set_theme() -> None:
-    """The theme of every figure."""
+    """The theme of every figure, whatever a ``matplotlibrc`` says."""
+    matplotlib.rcdefaults()
     sns.set_theme(style="whitegrid", palette="colorblind", context="notebook", font="DejaVu Sans")
     matplotlib.rcParams.update(
         {"figure.dpi": 110, "savefig.dpi": 110, "savefig.bbox": "tight", "svg.hashsalt": "tacit"}
     )
+
+
+def as_written(text: Any) -> Any:
+    """A text as a label that shows it as it is: matplotlib reads what stands between two ``$`` as mathematics."""
+    return text.replace("$", r"\$") if isinstance(text, str) else text
 
 
 def plot_intervals(axes: Axes, results: pd.DataFrame, *, arms: Sequence[str], paper: Sequence[dict] = ()) -> None:
@@ -35,7 +43,7 @@ def plot_intervals(axes: Axes, results: pd.DataFrame, *, arms: Sequence[str], pa
     shown = [(row["value"], list(arms).index(row["arm"]) - 0.22) for row in paper if row["arm"] in arms]
     if shown:
         axes.plot(*zip(*shown, strict=True), "D", mfc="none", mec="C3", ms=7, ls="", label="paper (7B models)")
-    axes.set_yticks(list(places), list(arms))
+    axes.set_yticks(list(places), list(map(as_written, arms)))
     axes.set_ylim(len(arms) - 0.5, -0.6)
 
 
@@ -59,9 +67,10 @@ def compare_arms(
         rows = frame[frame["metric"] == metric]
         known = [row for row in paper if row["metric"] == metric]
         plot_intervals(axes, rows, arms=arms, paper=known)
-        axes.set(xlim=(min(-0.03, rows["low"].min() - 0.03), 1.03), title=metric, xlabel="mean over prompts and seeds")
+        axes.set(xlim=(min(-0.03, rows["low"].min() - 0.03), 1.03))
+        axes.set(title=as_written(metric), xlabel="mean over prompts and seeds")
         if metric == "win rate":
-            parity = "parity" if reference is None else f"parity with {reference}"
+            parity = "parity" if reference is None else as_written(f"parity with {reference}")
             axes.axvline(0.5, color="grey", ls="--", lw=1, label=parity)
     named = {}
     for axes in panels[0]:
@@ -74,17 +83,17 @@ def compare_arms(
 def heat_map(axes: Axes, table: pd.DataFrame, *, label: str) -> None:
     """A table of rates (0 to 1) as an annotated heat map; the names of its index and columns label the axes."""
     sns.heatmap(
-        table,
+        table.rename(index=as_written, columns=as_written),
         vmin=0,
         vmax=1,
         cmap="viridis",
         annot=True,
         fmt=".2f",
         ax=axes,
-        cbar_kws={"label": label},
+        cbar_kws={"label": as_written(label)},
         annot_kws={"size": 8},
     )
-    axes.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
+    axes.set(xlabel=as_written(table.columns.name or ""), ylabel=as_written(table.index.name or ""))
     axes.tick_params(axis="y", rotation=0)
 
 
@@ -106,7 +115,7 @@ def draw_families(
     if rotation is not None:
         plt.setp(axes.get_xticklabels(), rotation=rotation, ha="right")
     if title is not None:
-        axes.set_title(title)
+        axes.set_title(as_written(title))
     return figure, save_figure(figure, path)
 
 

@@ -53,6 +53,18 @@ class Beside(_Strict):
     arms: list[str]
 
 
+class Manifest(BaseModel):
+    """What of a manifest is read again; it may lack these, and hold more."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    parameters: dict = {}
+    packages: dict = {}
+    commit: str = ""
+    started: str = ""
+    device: str = ""
+    wall_seconds: Number = 0
+
+
 class Metrics(_Strict):
     """A metrics file. ``parts`` are those of the claim's rule, and whether each was met: why a claim does not hold."""
 
@@ -63,7 +75,7 @@ class Metrics(_Strict):
     results: list[Result]
     paper: list[PaperValue]
     figures: list[str]
-    manifest: dict
+    manifest: Manifest
     beside: Beside = Field(default=None)
     parts: dict[str, bool] = {}
     details: dict = {}

@@ -18,6 +18,7 @@ from tacit.running.metrics import find_result, paper_beside
 from tacit.running.parameters import as_yaml
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.synthesis import cards
 
 TABLE = ("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td")
 PROSE = ("p", "div", "span", "br", "hr", "ul", "ol", "li", "em", "strong", "code", "pre", "blockquote")
@@ -33,9 +34,7 @@ def escape(text: str) -> str:
 
 def code_span(value: Any) -> str:
     """A parameter's value (as ``-p`` takes it) as code that may stand in a cell of a Markdown table."""
-    text = as_yaml(value)
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}".replace("|", "\\|")
+    return cards.code_span(as_yaml(value))
 
 
 def clean_html(html: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +15,11 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tacit.support import paths
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 from tacit.support.files import read_yaml
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+DTYPES = ("float32", "bfloat16", "float16")  # what a parameter that ends in ``dtype`` may be
 SIZES = ("batch_size", "micro_batch", "epochs", "max_length", "max_new_tokens")  # whose numbers are at least 1
 
 
@@ -34,12 +36,14 @@ class Parameter:
 def read_notebook(path: Path) -> nbformat.NotebookNode:
     """Read a notebook; raises TacitError when it is missing or malformed."""
     try:
-        return nbformat.read(path, as_version=4)
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)  # which reading only logs
+        return notebook
     except FileNotFoundError:
         known = ", ".join(p.stem for p in sorted(paths.NOTEBOOKS.glob("*.ipynb")))
         raise TacitError(f"no notebook {path.name}: there are {known or 'none'}") from None
     except Exception as error:  # nbformat raises several kinds for a malformed file
-        raise TacitError(f"{path} is not a notebook: {error}") from None
+        raise TacitError(f"{path} is not a notebook: {first_line(error):.200}") from None
 
 
 def notebook_parameters(path: Path) -> dict[str, Parameter]:
@@ -48,7 +52,10 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
     It must have exactly one code cell tagged ``parameters``, of annotated assignments of literals and
     nothing else. Raises TacitError otherwise.
     """
-    cells = [c for c in read_notebook(path).cells if "parameters" in c.metadata.get("tags", [])]
+    everything = read_notebook(path).cells
+    cells = [c for c in everything if "parameters" in c.metadata.get("tags", [])]
+    if any("injected-parameters" in c.metadata.get("tags", []) for c in everything):
+        raise TacitError(f"{path.name} has a cell tagged `injected-parameters`, as executed copies have: take it away")
     if len(cells) != 1 or cells[0].cell_type != "code":
         raise TacitError(f"{path.name} needs exactly one code cell tagged `parameters`; it has {len(cells)}")
     source = cells[0].source
@@ -84,11 +91,10 @@ def _python_type(annotation: ast.expr, *, scalars: dict[str, Any]) -> Any:
             return _python_type(left, scalars=scalars) | _python_type(right, scalars=scalars)
         case ast.Subscript(value=ast.Name(id="list"), slice=item):
             return list[_python_type(item, scalars=scalars)]
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
-            return dict[_python_type(key, scalars=scalars), _python_type(item, scalars=scalars)]
-    raise TacitError(
-        f"annotation {ast.unparse(annotation)} is not supported: use str, int, float, bool, None, list[...], dict[...]"
-    )
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), item])):
+            return dict[str, _python_type(item, scalars=scalars)]  # papermill and JSON make texts of other keys
+    use = "use str, int, float, bool, None, list[...], dict[str, ...]"
+    raise TacitError(f"annotation {ast.unparse(annotation)} is not supported: {use}")
 
 
 @functools.cache  # notebooks have few different annotations
@@ -102,8 +108,10 @@ def convert_value(parameter: Parameter, value: Any, *, where: str) -> Any:
     """``value`` as the annotated type, with a float for each int that stands for one.
 
     Raises TacitError, naming the parameter and the place, for a value of another type, a negative number in a parameter
-    ``n_...`` and a number below 1 in one of ``SIZES``.
+    ``n_...``, a number below 1 in one of ``SIZES`` and a data type that is none of ``DTYPES``.
     """
+    if parameter.name.endswith("dtype") and value not in DTYPES:
+        raise TacitError(f"{where}: parameter {parameter.name} must be one of {', '.join(DTYPES)}, not {value!r:.200}")
     least = 1 if parameter.name in SIZES else 0 if parameter.name.startswith("n_") else None
     try:
         return _adapter(parameter.annotation, least).validate_python(value)
@@ -122,7 +130,7 @@ def convert_value(parameter: Parameter, value: Any, *, where: str) -> Any:
             hint = f" (YAML reads {value} as a text: write a point before the exponent, such as 2.0e-5)"
         except ValueError:
             pass
-    raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r}{hint}")
+    raise TacitError(f"{where}: parameter {parameter.name} must be {parameter.annotation}, not {value!r:.200}{hint}")
 
 
 def profiles() -> list[str]:
@@ -182,7 +190,8 @@ def as_yaml(value: Any) -> str:
             return "[" + ", ".join(map(as_yaml, value)) + "]"
         case float():  # 1.0e-05, where JSON's 1e-05 is a text to YAML
             return yaml.safe_dump(value).split("\n")[0]
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)  # in which YAML takes some characters for line breaks or refuses them
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda one: f"\\u{ord(one[0]):04x}", text)
 
 
 def describe_parameters(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
         return everything
     chosen = []
     for name in names:
-        stem = Path(name).stem if name.endswith(".ipynb") else name
+        folder = Path(name).parent  # of another folder's notebook the name is not enough
+        ours = folder == Path() or paths.NOTEBOOKS in (folder.resolve(), paths.resolve(folder).resolve())
+        stem = Path(name).stem if name.endswith(".ipynb") and ours else name
         number = stem.zfill(2) if stem.isdigit() else stem
         hits = [p for p in everything if p.stem == stem or p.stem.split("_")[0] == number]
         if not hits:
@@ -32,12 +34,46 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(chosen))
 
 
-def choose_notebooks(names: Sequence[str], *, profile: str) -> list[Path]:
-    """``find_notebooks``; without ``names``, those that the profile has parameters for (all, where it has none)."""
+def choose_notebooks(names: Sequence[str], *, profile: str, overrides: Collection[str] = ()) -> list[Path]:
+    """``find_notebooks``; without ``names``, those that the profile has parameters for (all, where it has none).
+
+    Of the latter, those that have one of the parameters ``overrides``. Raises TacitError for a name that no notebook
+    has, for a parameters file of no notebook, and for an override without effect: ``output``, since a run stages what
+    it writes, or a parameter that one of ``names``, or every notebook, lacks.
+    """
+    if "output" in overrides:
+        raise TacitError(f"-p output has no effect: a run with -p writes to outputs/{profile}-custom/; leave it out")
     chosen = find_notebooks(names)
-    if names:
+    if not names:
+        files = {path.stem for path in (paths.PARAMS / profile).glob("*.yaml")}
+        stray = sorted(files - {path.stem for path in chosen})
+        if 0 < len(stray) < len(files):
+            raise TacitError(f"params/{profile}/{stray[0]}.yaml is of no notebook: rename it or take it away")
+        chosen = [path for path in chosen if path.stem in files] or chosen
+    if not overrides:
         return chosen
-    return [path for path in chosen if (paths.PARAMS / profile / f"{path.stem}.yaml").exists()] or chosen
+    declared = {path: notebook_parameters(path) for path in chosen}
+    known = sorted({name for own in declared.values() for name in own})
+    for name in overrides:
+        having = [path for path in chosen if name in declared[path]]
+        if not having:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise TacitError(f"unknown parameter {name!r}: none of the chosen notebooks has it{hint}")
+        if names and having != chosen:
+            other = next(path.stem for path in chosen if path not in having)
+            raise TacitError(f"{other} has no parameter {name!r}, which -p gives: name the notebooks that have it")
+    return [path for path in chosen if declared[path].keys() & set(overrides)]
+
+
+def collect_overrides(given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The texts given by ``-p``, by parameter; raises TacitError for a parameter that is given twice."""
+    overrides: dict[str, str] = {}
+    for name, text in given:
+        if name in overrides:
+            raise TacitError(f"-p {name} is given twice, as {overrides[name]!r:.80} and {text!r:.80}: give it once")
+        overrides[name] = text
+    return overrides
 
 
 def plan_runs(
@@ -45,29 +81,18 @@ def plan_runs(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Every notebook with its complete, checked parameters; raises TacitError before anything runs.
 
-    An override goes to each notebook that has the parameter; one that no notebook has is an error.
+    An override goes to each notebook that has the parameter.
     """
     parsed = {}
     for name, text in overrides.items():
         try:
             parsed[name] = read_yaml(text)
-        except ValueError:
-            raise TacitError(f"-p {name}: {text!r} is not a YAML value") from None
-    planned, known = [], set()
+        except ValueError as error:
+            raise TacitError(f"-p {name}: {text!r:.200} is not a YAML value: {error}") from None
+    planned = []
     for path in notebooks:
         declared = notebook_parameters(path)
-        known |= set(declared)
         here = {name: value for name, value in parsed.items() if name in declared}
         where = f"params/{profile}/{path.stem}.yaml" + (" with -p" if here else "")
         planned.append((path, complete_parameters(path, read_params(profile, path.stem) | here, where=where)))
-    refuse_unknown(parsed, known)
     return planned
-
-
-def refuse_unknown(overrides: Collection[str], known: Collection[str]) -> None:
-    """Raise TacitError, naming a near one of the ``known`` parameters, for the first override that is none of them."""
-    unknown = next((name for name in overrides if name not in known), None)
-    if unknown is not None:
-        close = difflib.get_close_matches(unknown, sorted(known), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TacitError(f"unknown parameter {unknown!r}: none of the chosen notebooks has it{hint}")

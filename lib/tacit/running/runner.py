@@ -163,10 +163,11 @@ def run(names: Sequence[str], *, profile: str, overrides: Mapping[str, str], job
     """Run notebooks with a profile's parameters, ``jobs`` at a time, and print the table; returns how many failed.
 
     A run with ``overrides`` writes to ``outputs/<profile>-custom``: what a profile's folder holds is always
-    the result of the profile's own parameters. Without ``names``, every notebook that the profile has parameters for.
+    the result of the profile's own parameters. Without ``names``, the notebooks of ``plan.choose_notebooks``.
     """
     folder = f"{profile}-custom" if overrides else profile
-    runs = plan_runs(choose_notebooks(names, profile=profile), profile=profile, overrides=overrides)
+    notebooks = choose_notebooks(names, profile=profile, overrides=overrides)
+    runs = plan_runs(notebooks, profile=profile, overrides=overrides)
     planned = [(path, parameters, folder) for path, parameters in runs]
     failed = [planned[i][0].stem for i in run_planned(planned, profile=profile, jobs=jobs, say=say)]
     say("")

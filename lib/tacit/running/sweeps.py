@@ -17,7 +17,7 @@ from tacit.running.metrics import describe_result, find_result, read_metrics
 from tacit.running.parameters import Parameter, as_yaml, notebook_parameters
 from tacit.running.plan import choose_notebooks, plan_runs
 from tacit.running.staging import promote
-from tacit.running.tables import table_row
+from tacit.running.tables import text_row
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
 from tacit.support.files import read_yaml, write_json
@@ -34,7 +34,7 @@ def split_values(text: str, parameter: Parameter) -> list[str] | None:
     kinds = set(re.findall(r"\w+", parameter.annotation))
     if kinds & {"list", "dict"} or "," not in text or text.lstrip().startswith(('"', "'", "{")):
         return None
-    where = f"-p {parameter.name} {text}"
+    where = f"-p {parameter.name} {text:.200}"
     if text.lstrip().startswith("["):
         try:
             given = read_yaml(text)
@@ -105,29 +105,31 @@ def draw_curve(points: Sequence[Mapping[str, Any]], *, parameter: str, title: st
     groups: dict[str, list[int]] = {}
     for i, point in enumerate(points):
         groups.setdefault(f"{point['metric']}, {point['arm']}", []).append(i)
+    lines = []
     for label, members in groups.items():
         places = sorted(members, key=lambda i: values[i]) if numeric else members
         rows = [points[i] for i in places]
         errors = [[r["value"] - r["low"] for r in rows], [r["high"] - r["value"] for r in rows]]
         across = [values[i] for i in places] if numeric else places
-        axes.errorbar(across, [r["value"] for r in rows], yerr=errors, fmt="o-", capsize=3, label=label)
+        label = figures.as_written(label)
+        lines.append(axes.errorbar(across, [r["value"] for r in rows], yerr=errors, fmt="o-", capsize=3, label=label))
     if not numeric:
-        axes.set_xticks(range(len(values)), [str(v) for v in values], rotation=20, ha="right")
+        axes.set_xticks(range(len(values)), [figures.as_written(str(v)) for v in values], rotation=20, ha="right")
     elif min(values) > 0 and max(values) >= 100 * min(values):
         axes.set_xscale("log")
-    axes.set(xlabel=parameter, ylabel="main number (95% interval)", title=title)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1))
+    axes.set(xlabel=parameter, ylabel="main number (95% interval)", title=figures.as_written(title))
+    axes.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.1))  # so that a label may begin with _
     return figure
 
 
 def curve_table(curve: Mapping[str, Any]) -> str:
     """A Markdown table of a sweep: one row per value, in the order given; runs that failed are marked."""
-    rows = [table_row([curve["parameter"], "claim holds", "main number, 95% interval", "outputs"]), "|---|---|---|---|"]
+    rows = [text_row([curve["parameter"], "claim holds", "main number, 95% interval", "outputs"]), "|---|---|---|---|"]
     for point in curve["points"]:
         main = describe_result(point)
         holds = "yes" if point["claim_holds"] else "no"
-        rows.append(table_row([as_yaml(point["parameter"]), holds, main, point["folder"]]))
-    rows += [table_row([as_yaml(value), "failed", "", ""]) for value in curve["failed"]]
+        rows.append(text_row([as_yaml(point["parameter"]), holds, main, point["folder"]]))
+    rows += [text_row([as_yaml(value), "failed", "", ""]) for value in curve["failed"]]
     return "\n".join(rows)
 
 
@@ -182,12 +184,9 @@ def sweep(
     same value; the curve, of this sweep's runs alone, is ``<notebook>-sweep-<name>.json`` and ``.png`` in the folder
     above. ``overrides`` are the other parameters given, the same in all runs. A run that failed, or whose output
     another run replaced, is left out of the curve and named; where none is left, an earlier curve stays as it is.
-    Raises TacitError, before anything runs, for a notebook that lacks the parameter, a value of another type, and a
-    value given twice; afterwards for a curve that cannot be written.
+    Raises TacitError, before anything runs, for a value of another type and a value given twice; afterwards for a curve
+    that cannot be written.
     """
-    lacking = [path.stem for path in notebooks if name not in notebook_parameters(path)]
-    if lacking:
-        raise TacitError(f"{lacking[0]} has no parameter {name!r}: name the notebooks to sweep")
     plans = [plan_runs(notebooks, profile=profile, overrides={**overrides, name: value}) for value in values]
     typed = [[parameters[name] for _, parameters in plan] for plan in plans]
     twice = next((values[i] for i, value in enumerate(typed) if value in typed[:i]), None)
@@ -223,7 +222,7 @@ def run(
 
     A sweep without ``names`` is of the profile's notebooks that have the parameter.
     """
-    notebooks = choose_notebooks(names, profile=profile)
+    notebooks = choose_notebooks(names, profile=profile, overrides=overrides)
     swept = find_sweep(notebooks, overrides)
     if swept is None:
         return runner.run(names, profile=profile, overrides=dict(overrides), jobs=jobs, say=say)

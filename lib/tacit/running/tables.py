@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tacit.running.metrics import describe_result, find_result, paper_beside, read_metrics
 from tacit.support import files, paths
 from tacit.support.errors import TacitError
+
+# What Markdown takes for a mark, where it stands: code, emphasis, mathematics, HTML, an entity, a link, an escape.
+MARKS = re.compile(r"[`*~$]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|](?=[\[(])|(?<![^\W_])_|_(?![^\W_])|\\(?=[!-/:-@\[-`{-~]|$)")
+
+
+def as_written(text: str) -> str:
+    """``text`` as one line of Markdown that shows it as it is."""
+    return MARKS.sub(r"\\\g<0>", " ".join(text.splitlines()))
 
 
 def table_row(cells: Iterable[str]) -> str:
@@ -16,12 +25,20 @@ def table_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
+def text_row(cells: Iterable[str]) -> str:
+    """``table_row`` of texts, each ``as_written``."""
+    return table_row(map(as_written, cells))
+
+
 def replace_between(path: Path, start: str, end: str, text: str) -> None:
     """Replace what stands between the markers ``start`` and ``end`` of the file by ``text``, on lines of its own.
 
     The markers stay. Raises TacitError, changing nothing, unless both are there, in this order.
     """
-    before, has_start, rest = path.read_text(encoding="utf-8").partition(start)
+    try:
+        before, has_start, rest = path.read_text(encoding="utf-8").partition(start)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TacitError(f"cannot read {path}, to write into it: {error}") from None
     _, has_end, after = rest.partition(end)
     if not (has_start and has_end):
         raise TacitError(f"{path.name} has no markers {start} and {end} to write between")
@@ -42,7 +59,7 @@ def findings_table(stems: Sequence[str], *, profile: str, failed: Collection[str
         try:
             record = read_metrics(path)
         except TacitError as error:
-            rows.append(f"| {stem} | unreadable: {error} | | |")
+            rows.append(text_row([stem, f"unreadable: {error}", "", ""]))
             continue
         arm, metric = record["headline"]["arm"], record["headline"]["metric"]
         main = describe_result(find_result(record, arm=arm, metric=metric))
@@ -54,7 +71,7 @@ def findings_table(stems: Sequence[str], *, profile: str, failed: Collection[str
         holds = ("yes" if record["claim_holds"] else "no") + (
             " (an earlier result: this run failed)" if stem in failed else ""
         )
-        rows.append(table_row([record["finding"], holds, main, paper]))
+        rows.append(text_row([record["finding"], holds, main, paper]))
     return "\n".join(rows)
 
 

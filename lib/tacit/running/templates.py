@@ -70,7 +70,7 @@ def begin_notebook(name: str) -> list[Path]:
     not two digits and lower-case words with ``_`` between them, a number that another notebook has, files that are
     already there, and a file that cannot be written.
     """
-    if not re.fullmatch(r"\d\d(_[a-z0-9]+)+", name):
+    if not re.fullmatch(r"[0-9]{2}(_[a-z0-9]+)+", name) or len(name) > 80:
         raise TacitError(f"a notebook's name is two digits and lower-case words, such as 12_my_finding, not {name!r}")
     taken = next((p for p in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if p.stem.split("_")[0] == name[:2]), None)
     if taken is not None:
@@ -84,8 +84,8 @@ def begin_notebook(name: str) -> list[Path]:
     readme = paths.PARAMS / "README.md"
     try:
         lines = readme.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise TacitError(f"cannot read params/README.md, which gets a row: {error.strerror or error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TacitError(f"cannot read params/README.md, which gets a row: {error}") from None
     rows = [i for i, line in enumerate(lines) if re.match(r"\| \d\d_", line)]
     if not rows:
         raise TacitError("params/README.md has no table of notebooks and profiles to add a row to")

@@ -219,6 +219,9 @@ def test_parameters_that_are_wrong_are_faults_and_unknown_names_stop_it(profile,
     assert line.startswith("fault    parameters, 07_codit:") and "parameter epochs must be int" in line
     profile()
     assert run_check(capsys, "-p", "learning_rate", "2e-5")[0] == 1  # YAML reads a text
+    for name in ("dtype", "student_dtype"):
+        status, [line] = run_check(capsys, "-p", name, "auto")
+        assert status == 1 and f"parameter {name} must be one of float32, bfloat16, float16, not 'auto'" in line
     assert main(["check", "--profile", "mine", "-p", "no_such", "1"]) == 2
     assert "no_such" in capsys.readouterr().err
     assert main(["check", "--profile", "no_such"]) == 2

@@ -1,12 +1,17 @@
 """Two runs side by side, on records written here and on committed ones."""
 
+import html
+import re
 from pathlib import Path
 
 import mistune
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tacit.__main__ import main
 from tacit.running import differences
 from tacit.running.metrics import write_metrics
+from tacit.running.tables import as_written, text_row
 
 MICRO = Path(__file__).parents[3] / "outputs" / "micro"
 
@@ -124,6 +129,26 @@ def test_bars_and_breaks_in_names_and_values_split_no_row(tmp_path):
         ["x|y", "strict", "0.500 [0.400, 0.600]", "", "", "only in A"],
         ["two lines", "m|n", "", "0.500 [0.400, 0.600]", "", "only in B"],
     ]
+
+
+MARKS = st.text(st.sampled_from("ab1 `*_~$|\\<>!/[]()&#;:.-+\"'\n\r\u2028é"), max_size=12)
+
+
+@given(st.lists(MARKS, min_size=2, max_size=3))
+@example(["`a|b`", "*a* _b_ __c__ ~~d~~", "<b>x</b> &amp; [l](http://m) ![i](j) \\| \\"])
+@example(["a\\|b", "$x$ $$", "snake_case_name _a_b_"])
+@settings(max_examples=300, deadline=None)
+def test_a_row_of_texts_shows_them_as_written(texts):
+    head = text_row("abc"[: len(texts)])
+    page = f"{head}\n{'|---' * len(texts)}|\n{text_row(texts)}\n"
+    shown = mistune.create_markdown(plugins=["table", "strikethrough", "math"], escape=False)(page)
+    cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", shown, flags=re.DOTALL)]
+    assert cells == [" ".join(text.splitlines()).strip() for text in texts]
+
+
+def test_what_is_written_outside_of_tables_is_shown_too():
+    assert as_written("runs/my_run/*x*.json\nB") == r"runs/my_run/\*x\*.json B"
+    assert as_written("strict, a: 0.5 [0.4, 0.6] p < 0.05 & n > 3") == "strict, a: 0.5 [0.4, 0.6] p < 0.05 & n > 3"
 
 
 @pytest.mark.parametrize("path", sorted(MICRO.glob("*.json")), ids=lambda path: path.stem)

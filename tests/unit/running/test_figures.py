@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgba
 from tacit.decoding.generation import Response
-from tacit.running import figures
+from tacit.running import figures, sweeps
 
 RESULTS = [
     {"arm": "a", "metric": "strict", "value": 0.4, "low": 0.3, "high": 0.6},
@@ -90,3 +91,45 @@ def test_answers_are_printed_below_their_instruction(capsys):
         "  tuned  'It ' (eos)",
         "  gold   'Red'",
     ]
+
+
+ODD = ["$\\frac{", "a$b$", "_x_^2", r"\$", "<b>|"]
+
+
+def shown(texts):
+    """Labels as matplotlib draws them: none is mathematics, and an escaped dollar sign is one."""
+    labels = [text.get_text() for text in texts]
+    assert not any(map(is_math_text, labels))
+    return [label.replace(r"\$", "$") for label in labels]
+
+
+def test_labels_are_shown_as_written(tmp_path):
+    rows = [{"arm": arm, "metric": "$m$", "value": 0.5, "low": 0.4, "high": 0.6} for arm in ODD]
+    rows += [row | {"metric": "win rate"} for row in rows]
+    options = {"arms": ODD, "metrics": ["$m$", "win rate"], "reference": "$r$"}
+    figure, _ = figures.compare_arms(rows, path=tmp_path / "arms.png", **options)
+    assert shown(figure.axes[0].get_yticklabels()) == ODD
+    assert shown([figure.axes[0].title]) == ["$m$"]
+    assert "parity with $r$" in shown(figure.legends[0].get_texts())
+    table = pd.DataFrame(0.5, index=pd.Index(ODD, name="$i$"), columns=pd.Index([*ODD, 0.5], name="$c$"))
+    figure, _ = figures.draw_families(table, label="$l$", title="$t$", path=tmp_path / "families.png")
+    axes, scale = figure.axes
+    assert shown(axes.get_yticklabels()) == ODD and shown(axes.get_xticklabels()) == [*ODD, "0.5"]
+    others = [axes.title, axes.xaxis.label, axes.yaxis.label, scale.yaxis.label]
+    assert shown(others) == ["$t$", "$c$", "$i$", "$l$"]
+    points = [{"parameter": arm, "arm": "a$b$", "metric": f"_{arm}"} for arm in ODD]
+    points = [point | {"value": 0.5, "low": 0.4, "high": 0.6} for point in points]
+    figure = sweeps.draw_curve(points, parameter="base", title="$t$")
+    figures.save_figure(figure, tmp_path / "curve.png")
+    [axes] = figure.axes
+    assert shown(axes.get_xticklabels()) == ODD
+    assert shown(axes.get_legend().get_texts()) == [f"_{arm}, a$b$" for arm in ODD]
+    assert shown([axes.title]) == ["$t$"]
+
+
+def test_a_matplotlibrc_changes_no_figure():
+    figures.set_theme()
+    before = dict(plt.rcParams)
+    plt.rcParams.update({"text.usetex": True, "lines.linewidth": 9, "axes.titlesize": 40, "image.cmap": "gray"})
+    figures.set_theme()
+    assert dict(plt.rcParams) == before

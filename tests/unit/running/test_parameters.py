@@ -1,13 +1,19 @@
 """Parameters listed for a reader, and values as YAML."""
 
+import json
+import math
+
+import nbformat
 import pytest
 import toys
 import yaml
+from papermill.translators import translate_parameters
 from tacit.__main__ import main
 from tacit.running.parameters import as_yaml, complete_parameters, describe_parameters, profiles, read_params
 from tacit.running.plan import find_notebooks
 from tacit.support import paths
 from tacit.support.errors import TacitError
+from tacit.support.files import read_yaml
 
 project = toys.project
 
@@ -28,14 +34,15 @@ project = toys.project
         "a, b",
         'a "b"',
         "\n\n",
-        "é ▁",
+        "é ▁ 😀",
+        "\x00\x7f\x85\u2028\u2029\ufeff\uffff",
         [1, [2.5]],
         {"<\n": -4.0, "a": []},
     ],
 )
 def test_values_as_yaml_read_back_as_they_were(value):
     text = as_yaml(value)
-    assert "\n" not in text
+    assert len(text.splitlines()) == 1
     again = yaml.safe_load(text)
     assert again == value
     assert type(again) is type(value)
@@ -118,9 +125,102 @@ def test_a_notebook_may_be_named_by_its_number_with_or_without_the_nought():
     ]
 
 
+def test_a_notebook_may_be_named_by_its_path_and_not_by_that_of_another(monkeypatch):
+    wanted = [paths.NOTEBOOKS / "00_micro_world.ipynb"]
+    for name in ("00_micro_world.ipynb", "notebooks/00_micro_world.ipynb", str(wanted[0])):
+        assert find_notebooks([name]) == wanted
+    monkeypatch.chdir(paths.NOTEBOOKS)
+    assert find_notebooks(["./00_micro_world.ipynb"]) == wanted
+    for name in ("outputs/micro/00_micro_world.ipynb", "mine/00_micro_world.ipynb", "/00_micro_world.ipynb"):
+        with pytest.raises(TacitError, match="no notebook '"):
+            find_notebooks([name])
+
+
 @pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_notebook_is_described(path):
     text = describe_parameters(path)
     assert text.startswith(f"{path.stem}: ")
     assert "micro" in text.splitlines()[0] and "smoke" in text.splitlines()[0]
     assert text.count('outputs/micro"') >= 1
+
+
+ODD_TEXT = "'\"\\ \\n\n\r\t\x00{n}%s\\N{DASH} \u2028é😀 '''' # $x"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        ("str", ODD_TEXT),
+        ("dict[str, dict[str, list[str | None]]]", {ODD_TEXT: {"": [ODD_TEXT, None]}}),
+        ("list[int | bool | None]", [2**80, -1, True, False, None]),
+        ("list[float]", [-0.0, 5e-324, 1.7976931348623157e308, 0.1 + 0.2]),
+        ("dict[str, int | float]", {"1": 1, "1.0": 1.0}),
+    ],
+)
+def test_values_arrive_in_the_notebook_and_the_manifest_as_they_were_checked(tmp_path, annotation, value):
+    toys.write_notebook(tmp_path / "n.ipynb", parameters=f"x: {annotation} = {value!r}")
+    checked = complete_parameters(tmp_path / "n.ipynb", {"x": value}, where="here")
+    arrived: dict = {}
+    exec(translate_parameters("python3", "python", checked, "Parameters"), arrived)
+    assert repr(arrived["x"]) == repr(value) == repr(json.loads(json.dumps(checked))["x"])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        ("float", math.nan),
+        ("dict[str, list[float]]", {"a": [-math.inf]}),
+        ("float", 10**400),
+        ("str", "half of a pair: \ud83d"),
+        ("dict[str, int]", {"\udc00": 1}),
+        ("dict[str, int]", {1: 1}),
+        ("dict[str, int]", {None: 1}),
+        ("list[int]", (1, 2)),
+        ("list[int]", [1, None]),
+        ("int", True),
+        ("bool", 1),
+        ("float", True),
+    ],
+)
+def test_values_that_would_arrive_as_others_are_refused(tmp_path, annotation, value):
+    default = {"float": 1.0, "str": "", "int": 1, "bool": True, "list[int]": []}.get(annotation, {})
+    toys.write_notebook(tmp_path / "n.ipynb", parameters=f"x: {annotation} = {default!r}")
+    with pytest.raises(TacitError, match="here: parameter x ") as caught:
+        complete_parameters(tmp_path / "n.ipynb", {"x": value}, where="here")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("annotation", ["dict[int, float]", "list[dict[float, str]]", "dict[str | int, int]"])
+def test_keys_other_than_texts_are_refused(tmp_path, annotation):
+    """Papermill and the manifest would make texts of them."""
+    toys.write_notebook(tmp_path / "n.ipynb", parameters=f"x: {annotation} | None = None")
+    with pytest.raises(TacitError, match=r"parameter x: annotation dict\[.*dict\[str, \.\.\.\]"):
+        complete_parameters(tmp_path / "n.ipynb", {"x": None}, where="here")
+
+
+@pytest.mark.parametrize("value", ["auto", "flaot32", "", None])
+def test_a_data_type_is_one_of_those_whose_size_is_known(tmp_path, value):
+    toys.write_notebook(tmp_path / "n.ipynb", parameters='student_dtype: str | None = "float32"')
+    assert complete_parameters(tmp_path / "n.ipynb", {"student_dtype": "bfloat16"}, where="here")
+    with pytest.raises(TacitError, match="student_dtype must be one of float32, bfloat16, float16, not "):
+        complete_parameters(tmp_path / "n.ipynb", {"student_dtype": value}, where="here")
+
+
+def test_a_copy_of_an_executed_notebook_is_refused(tmp_path):
+    """Papermill would put its values where the earlier ones stand, which may be after their use."""
+    toys.write_notebook(tmp_path / "n.ipynb", "n = 5")
+    notebook = nbformat.read(tmp_path / "n.ipynb", as_version=4)
+    notebook.cells[-1].metadata["tags"] = ["injected-parameters"]
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    with pytest.raises(TacitError, match=r"n\.ipynb has a cell tagged `injected-parameters`"):
+        complete_parameters(tmp_path / "n.ipynb", {}, where="here")
+
+
+@pytest.mark.parametrize("text", ["010", "-017", "000", "0_7", "1:30", "[1, 1:30.5]", "{a: 10:00}", "00.5"])
+def test_numbers_that_yaml_reads_to_another_base_are_refused(text):
+    with pytest.raises(ValueError, match="no plain number"):
+        read_yaml(text)
+
+
+def test_plain_numbers_are_read():
+    assert read_yaml("[0, -7, 1_000, 0x10, 0.5, 1.0e-5, '010', 10.0]") == [0, -7, 1000, 16, 0.5, 1e-5, "010", 10.0]

@@ -1,6 +1,7 @@
 """The runner on small notebooks made here, without a kernel: what is refused, what metrics and table hold."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -41,11 +42,88 @@ def test_a_cache_that_cannot_be_written_is_named_before_anything_runs(project, c
         (["-p", "name", "null"], ["parameter name", "str"]),
         (["nothing"], ["no notebook 'nothing'", "n1_good"]),
         (["--profile", "nowhere"], ["unknown profile 'nowhere'", "toy"]),
+        (["-p", "output", "elsewhere"], ["-p output has no effect", "outputs/toy-custom/"]),
+        (["-p", "n", "5", "-p", "n", "6"], ["-p n is given twice, as '5' and '6'"]),
+        (["-p", "n", "010"], ["-p n", "010 is no plain number"]),
+        (["-p", "n", "1,000"], ["-p n", "000 is no plain number"]),  # no sweep over 1 and 0
+        (["-p", "n", "[" * 100_000], ["-p n", "not a YAML value", "recursion"]),
+        (["-p", "rate", "[" * 100_000 + ","], ["-p rate", "not a YAML list"]),
     ],
 )
 def test_bad_arguments_are_named(project, capsys, arguments, words):
     message = refused(project, capsys, *arguments)
     assert all(word in message for word in words), message
+    assert message.count("\n") == 1 and len(message) < 1_000
+
+
+@pytest.mark.parametrize("profile", ["toy/", "./toy", "../params/toy", "/tmp", "", " ", ".", "..", ".hidden"])
+@pytest.mark.parametrize("command", ["run", "check", "verify", "table", "site"])
+def test_a_profile_is_the_plain_name_of_a_folder(project, capsys, command, profile):
+    assert main([command, "--profile", profile]) == 2
+    assert f"error: profile {profile!r}: this is not the plain name of a folder" in capsys.readouterr().err
+    assert [path.name for path in (project / "outputs").iterdir()] == ["toy"]
+
+
+def test_overrides_are_for_notebooks_that_have_the_parameter(project, capsys, monkeypatch):
+    write_notebook(project / "notebooks/n2_other.ipynb", "x = 1", parameters="m: int = 1  # a number")
+    (project / "params/toy/n2_other.yaml").write_text("m: 1\n")
+    message = refused(project, capsys, "n1_good", "n2_other", "-p", "rate", "0.5")
+    assert "n2_other has no parameter 'rate', which -p gives" in message
+    ran = []
+    monkeypatch.setattr(runner, "run_notebook", lambda path, *args, **kwargs: ran.append(path.stem))
+    assert main(["run", "--profile", "toy", "-p", "rate", "0.5"]) == 0
+    assert ran == ["n1_good"]
+
+
+def test_a_parameters_file_of_no_notebook_is_named(project, capsys):
+    (project / "params/toy/n1_godo.yaml").write_text("n: 4\n")
+    assert "params/toy/n1_godo.yaml is of no notebook" in refused(project, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["table", "--profile", "typo"], "unknown profile 'typo'"),
+        (["table", "--profile", "toy", "--write", "nofile.md"], "nofile.md, to write into it: [Errno 2]"),
+        (["table", "--profile", "toy", "--write", ""], "Is a directory"),
+        (["table", "--profile", "toy", "--write", "bytes.md"], "bytes.md, to write into it: 'utf-8'"),
+        (["table", "--profile", "p" * 300], "File name too long"),
+        (["new", "12_" + "a" * 300], "a notebook's name is two digits"),
+        (["new", "١٢_x"], "a notebook's name is two digits"),
+        (["compare", "deep.json", "deep.json"], "deep.json: maximum recursion depth exceeded"),
+        (["compare", "nested.json", "flat.json"], "nested too deeply"),
+        (["compare", "flat.json", "wrong.json"], "wrong.json is not a metrics file: at manifest.parameters"),
+        (["compare", "flat.json", "a\nb"], "cannot read metrics a b: [Errno 2]"),
+    ],
+)
+def test_what_a_person_can_mend_is_said_in_a_line(project, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(project)
+    (project / "bytes.md").write_bytes(b"\xff")
+    (project / "deep.json").write_text("[" * 100_000)
+    row = {"arm": "a", "metric": "m", "value": 0.5, "low": 0.4, "high": 0.6, "n_seeds": 1, "n_prompts": 2}
+    record = {"finding": "F", "claim": "C", "claim_holds": True, "headline": {"arm": "a", "metric": "m"}}
+    record |= {"results": [row], "paper": [], "figures": []}
+    nested: list = []
+    for _ in range(600):
+        nested = [nested]
+    for name, parameters in (("flat", {}), ("nested", {"x": nested}), ("wrong", 5)):
+        text = json.dumps(record | {"manifest": {"parameters": parameters}})
+        (project / f"{name}.json").write_text(text)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert words in captured.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_letters_that_the_terminal_lacks_do_not_end_a_command(project, monkeypatch, encoding):
+    """As under LANG=C or PYTHONIOENCODING=ascii."""
+    write_notebook(project / "notebooks/n1_good.ipynb", RECORD, parameters=toys.PARAMETERS.replace('"a"', '"é😀"'))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert main(["params", "n1_good"]) == 0
+    shown = {"ascii": r"\xe9\U0001f600", "utf-8": "é😀"}[encoding]
+    assert f'name: str = "{shown}"' in stream.buffer.getvalue().decode(encoding)
 
 
 def test_missing_params_file_is_named(project, capsys):
