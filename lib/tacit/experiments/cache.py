@@ -11,14 +11,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from transformers import PreTrainedModel
 
-from tacit.models.loading import load_model, without_progress_bars
 from tacit.support import paths, provenance
 from tacit.support.keyed import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def full_key(key: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +81,8 @@ def cached_json(key: dict[str, Any], make: Callable[[], Any]) -> Any:
 
 def cached_model(key: dict[str, Any], make: Callable[[], tuple[PreTrainedModel, Any]]) -> tuple[PreTrainedModel, Any]:
     """The model and JSON record that ``make`` returns for ``key``; a hit is loaded with the saved dtype."""
+    from tacit.models.loading import load_model, without_progress_bars  # not for JSON values and folders
+
     trained: list[PreTrainedModel] = []
 
     def fill(folder: Path) -> None:
