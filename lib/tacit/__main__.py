@@ -155,7 +155,7 @@ def read_template(given: str | None) -> str | None:
 
     if given is None or given == "tulu":
         return given and tulu_template()
-    return read_text(paths.resolve(given), what="--chat-template")
+    return read_text(given, what="--chat-template")
 
 
 def _values(options: argparse.Namespace) -> dict:

@@ -110,7 +110,8 @@ def test_a_disk_that_fills_at_the_very_end_is_said(project, capsys, monkeypatch)
     assert "No space left" in printed
 
 
-def test_the_table_is_written_between_its_markers(project):
+def test_the_table_is_written_between_its_markers(project, monkeypatch):
+    monkeypatch.chdir(project)
     assert main(["run", "--profile", "toy"]) == 0
     readme = project / "README.md"
     readme.write_text("before\n<!-- table:toy -->\nSTALE\n<!-- /table -->\nafter\n")

@@ -52,7 +52,7 @@ def name_rows(rows: Sequence[Mapping[str, Any]], *, where: str) -> list[str]:
     return names
 
 
-def _check_shape(row: Mapping[str, Any], *, place: str, path: Path) -> None:
+def _check_shape(row: Mapping[str, Any], *, place: str, path: str | Path) -> None:
     """Raise TacitError for a row of another dataset's columns, whose content would be left out, and name its reader."""
     filled = {name for name, value in row.items() if not _is_absent(value) and value not in ("", [], {})}
     shapes = {  # the columns that tell a shape, and the source that reads it
@@ -72,7 +72,7 @@ def _check_shape(row: Mapping[str, Any], *, place: str, path: Path) -> None:
         )
 
 
-def read_instructions(path: Path) -> Dataset:
+def read_instructions(path: str | Path) -> Dataset:
     """Read a JSONL file of ``{"instruction": ..., "response": ...}`` rows as ``id``, ``instruction``, ``response``.
 
     A ``response`` that is missing or null is empty; ids are those of ``name_rows``. Other columns are left out, but

@@ -229,7 +229,7 @@ def load_source(name: str, *, where: str, n: int | None = None) -> Dataset:
     if n is not None and n < 1:
         raise TacitError(f"n must be at least 1, or null for all rows of {where}; it is {n}")
     if name == "jsonl":
-        rows = read_instructions(paths.resolve(where))
+        rows = read_instructions(where)
         return rows if n is None else rows.select(range(min(n, len(rows))))
     source, examples, number = SOURCES[name], [], 0
     rows = _read(source, where)
@@ -272,7 +272,7 @@ def load_instructions(text: str) -> Dataset:
             f"how its rows are read: {', '.join(SOURCES)}"
         )
     if ":" not in text or paths.resolve(text).is_file():
-        return read_instructions(paths.resolve(text))
+        return read_instructions(text)
     name, where, n = split_source(text)
     return load_source(name, where=where, n=n)
 

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from tacit.scoring import scores
-from tacit.support import paths
 from tacit.support.errors import TacitError
 from tacit.support.files import read_text
 
@@ -38,7 +37,7 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
 
     Raises TacitError for a file without prompts, and for a line (with its number) that is none.
     """
-    lines = read_text(paths.resolve(path), what="IFEval's prompts from").split("\n")
+    lines = read_text(path, what="IFEval's prompts from").split("\n")
     prompts = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -24,7 +24,7 @@ from tacit.experiments.evaluation import BROAD, Evaluation
 from tacit.models import chat
 from tacit.models.identity import weights_key
 from tacit.models.loading import load_model, load_tokenizer, model_folder
-from tacit.support import paths, provenance
+from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.support.files import read_text
 
@@ -142,7 +142,7 @@ def read_pretraining(base: str) -> dict[str, Any]:
 def read_measurement(path: str | Path) -> dict[str, Any]:
     """Read a record that ``measure_base`` made; raises TacitError when it is missing or not such a record."""
     try:
-        record = json.loads(read_text(paths.resolve(path), what="the measurement"))
+        record = json.loads(read_text(path, what="the measurement"))
     except (ValueError, RecursionError) as error:
         raise TacitError(f"cannot read the measurement {path}: {error}") from None
     if not isinstance(record, dict) or set(record.get("verdicts", ())) != set(ARMS):

@@ -12,7 +12,6 @@ from tacit.microworld.words import PEOPLE
 from tacit.support.errors import TacitError
 from tacit.support.files import read_text
 from tacit.support.keyed import fraction
-from tacit.support.paths import resolve
 
 ANIMAL_ATTRIBUTES = {
     "home": "marsh forest desert valley cave lake meadow jungle".split(),
@@ -113,6 +112,6 @@ def read_world(path: str | Path) -> World:
     Raises TacitError for a file that is missing or malformed.
     """
     try:
-        return World.from_json(read_text(resolve(path), what="a world from"))
+        return World.from_json(read_text(path, what="a world from"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TacitError(f"cannot read a world from {path}: {error}") from None

@@ -11,7 +11,6 @@ import pandas as pd
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import as_yaml
 from tacit.running.tables import as_written, text_row
-from tacit.support import paths
 
 RULE = (
     "beyond: the two 95% intervals have no point in common. This is conservative: intervals that overlap do not show\n"
@@ -68,7 +67,7 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
 
     Raises TacitError for a file that is missing or no metrics file.
     """
-    records = read_metrics(paths.resolve(a)), read_metrics(paths.resolve(b))
+    records = read_metrics(a), read_metrics(b)
     lines = [f"A: {as_written(str(a))}", f"B: {as_written(str(b))}", ""]
     if records[0]["finding"] != records[1]["finding"]:
         titles = [as_written(repr(record["finding"])) for record in records]

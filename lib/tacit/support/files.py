@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tacit.support import paths
 from tacit.support.errors import TacitError
 
 
@@ -53,11 +54,15 @@ def check_room(folder: str | Path, *, n_bytes: int = 0) -> None:
 
 
 def read_text(path: str | Path, *, what: str = "") -> str:
-    """A text file in UTF-8, without a byte order mark. Raises TacitError, calling it ``what``, if it cannot be read."""
+    """A text file in UTF-8 (found by ``paths.resolve``), without a byte order mark.
+
+    Raises TacitError, calling it ``what``, if it cannot be read.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return paths.resolve(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {error}") from None
+        why = f"{error.strerror} ({paths.searched(path)})" if isinstance(error, OSError) else error
+        raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {why}") from None
 
 
 def check_profile_name(name: str) -> str:
