@@ -184,7 +184,6 @@ def content(folder):
 @pytest.mark.parametrize(
     ("jobs", "to", "sent"),
     [
-        (1, os.kill, signal.SIGINT),
         (2, os.killpg, signal.SIGINT),  # as a terminal sends Ctrl-C
         (1, os.kill, signal.SIGTERM),  # as a scheduler ends a job
         (2, os.killpg, signal.SIGHUP),  # as a terminal that is closed
@@ -223,9 +222,9 @@ def made(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_make_in_the_background_of_a_shell_ends_cleanly_at_sigterm(made, start, jobs):
+def test_make_in_the_background_of_a_shell_ends_cleanly_at_sigterm(made, start):
     """There SIGINT is ignored, and every process inherits that."""
+    jobs = 2
     for i in range(1, jobs + 1):
         add_notebook(made, f"n{i}", ENDLESS, n=i, profile="micro")
     call = processes.ignoring(["make", "findings", f"JOBS={jobs}"])
@@ -244,8 +243,8 @@ def test_make_in_the_background_of_a_shell_ends_cleanly_at_sigterm(made, start, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupt_says_one_line_even_when_kernels_end_slowly(project, start, jobs):
+def test_an_interrupt_says_one_line_even_when_kernels_end_slowly(project, start):
+    jobs = 1
     (project / "lib/sitecustomize.py").write_text(SLOW_END)
     for i in range(1, jobs + 1):
         add_notebook(project, f"n{i}", ENDLESS, n=i)
