@@ -20,6 +20,7 @@ from tacit.support.keyed import fingerprint
 IGNORED = -100  # label of tokens that carry no loss
 # Columns of other datasets that hold a part of what is asked or answered, which must not be left out in silence.
 LEFT = {"input", "output", "context", "system", "history", "prompt", "completion", "messages", "chosen"}
+LEFT |= {"question", "answer", "conversation", "conversations"}
 
 
 def _is_absent(value: Any) -> bool:
@@ -52,9 +53,10 @@ def name_rows(rows: Sequence[Mapping[str, Any]], *, where: str) -> list[str]:
     return names
 
 
-def _check_shape(row: Mapping[str, Any], *, place: str, path: str | Path) -> None:
+def check_columns(row: Mapping[str, Any], *, place: str, path: str | Path = "FILE") -> None:
     """Raise TacitError for a row of another dataset's columns, whose content would be left out, and name its reader."""
-    filled = {name for name, value in row.items() if not _is_absent(value) and value not in ("", [], {})}
+    known = [(name, row[name]) for name in (*LEFT, "response") if name in row]
+    filled = {name for name, value in known if not _is_absent(value) and (value or not hasattr(value, "__len__"))}
     shapes = {  # the columns that tell a shape, and the source that reads it
         "alpaca" if "input" in row else "alpaca_eval": {"input", "output"},
         "gsm8k": {"question", "answer"},
@@ -89,7 +91,7 @@ def read_instructions(path: str | Path) -> Dataset:
         except (ValueError, RecursionError) as error:
             raise TacitError(f"{place}: not JSON ({error})") from None
         if isinstance(row, dict):
-            _check_shape(row, place=place, path=path)
+            check_columns(row, place=place, path=path)
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
             raise TacitError(f'{place}: needs an object with a text under "instruction"')
         response = "" if _is_absent(row.get("response")) else row["response"]
@@ -129,8 +131,10 @@ def encode_example(tokenizer: PreTrainedTokenizerBase, instruction: str, respons
 def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, max_length: int) -> Dataset:
     """Encode a dataset; examples longer than ``max_length`` tokens are cut at the end.
 
-    Raises TacitError when the cut would leave an example without any loss-bearing token.
+    Raises TacitError when the cut would leave an example without any loss-bearing token, and as ``check_columns``.
     """
+    for number, row in enumerate(examples):
+        check_columns(row, place=f"example {number} (counted from 0)")
     rows = [encode_example(tokenizer, r["instruction"], r["response"]) for r in examples]
     cut = [{k: v[:max_length] for k, v in row.items()} for row in rows]
     for example, row in zip(examples, cut, strict=True):

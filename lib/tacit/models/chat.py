@@ -131,7 +131,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[
     pattern = re.compile(f"({'|'.join(map(re.escape, special_texts(tokenizer)))})")
     head, tail = pattern.split(before), pattern.split(after)  # texts and, at odd places, special tokens
     inside = head[-1] + text[len(before) : len(text) - len(after)] + tail[0]
-    ids = []
+    ids: list[int] = []
     for place, part in enumerate([*head[:-1], inside, *tail[1:]]):
         ids += [tokenizer.convert_tokens_to_ids(part)] if place % 2 else encode_text(tokenizer, part) if part else []
     return ids

@@ -117,6 +117,8 @@ def load_tokenizer(
     if tokenizer.chat_template is None:
         remedy = "give one (tacit.models.chat.tulu_template() is the papers')"
         raise TacitError(f"the tokenizer of {name} has no chat template: {remedy}")
+    if isinstance(tokenizer.chat_template, str):  # a byte order mark of its file would stand before every prompt
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     check_template(tokenizer)
     return tokenizer
 

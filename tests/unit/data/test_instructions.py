@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -9,6 +10,7 @@ from tacit.data.instructions import IGNORED, blank_instructions, encode_example,
 from tacit.models.chat import encode_prompt, render_prompt, tulu_template
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fingerprint
+from tacit.synthesis.rows import read_rows
 from trl import SFTConfig, SFTTrainer
 
 EXAMPLE = {"id": "1", "instruction": "Where does the dirde live?", "response": " - In the desert.\n#### 59"}
@@ -169,6 +171,7 @@ def test_what_pandas_and_datasets_write_is_read(tmp_path):
         ({"instruction": "Who?", "context": "He ran.", "response": "He."}, "the column 'context' would be left out"),
         ({"instruction": "Who?", "input": "He ran.", "response": "He."}, "the column 'input' would be left out"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, "the column 'messages' would be left out"),
+        ({"conversations": [{"from": "human", "value": "Hi"}], "response": "a"}, "the column 'conversations' would be"),
         ({"prompt": "Hi", "completion": "Hello"}, "would be left out"),
         ({"instruction": "Hi", "system": "Be brief."}, "the column 'system' would be left out"),
     ],
@@ -176,3 +179,12 @@ def test_what_pandas_and_datasets_write_is_read(tmp_path):
 def test_other_datasets_columns_are_named_and_not_left_out(tmp_path, row, message):
     with pytest.raises(TacitError, match=f"line 1.*{message}"):
         read(tmp_path, row)
+
+
+def test_rows_given_in_python_are_looked_at_too(tokenizer):
+    row = {"id": "a", "instruction": "Sum up.", "input": "The Ebro.", "response": "A river."}
+    with pytest.raises(TacitError, match=r"row 0 .*the column 'input' would be left out"):
+        read_rows([row])
+    with pytest.raises(TacitError, match=r"example 0 .*the column 'input' would be left out"):
+        encode_examples(tokenizer, Dataset.from_list([row]), max_length=64)
+    assert read_rows([row | {"input": None}, {"instruction": "b", "id": np.int64(3)}]) == [("a", "Sum up."), ("3", "b")]

@@ -110,3 +110,8 @@ def test_a_pair_may_end_differently(saved, tmp_path, tiny, tokenizer):
     other.save_pretrained(tmp_path / "base")
     *_, ours = load_pair(str(saved), str(tmp_path / "base"))
     assert ours.eos_token_id == tokenizer.eos_token_id != other.eos_token_id
+
+
+def test_a_byte_order_mark_of_a_templates_file_is_no_part_of_the_prompt(saved):
+    (saved / "chat_template.jinja").write_text("\ufeff{{ messages[0]['content'] }}:", encoding="utf-8")
+    assert load_tokenizer(str(saved)).chat_template == "{{ messages[0]['content'] }}:"
