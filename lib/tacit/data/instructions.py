@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ IGNORED = -100  # label of tokens that carry no loss
 # Columns of other datasets that hold a part of what is asked or answered, which must not be left out in silence.
 LEFT = {"input", "output", "context", "system", "history", "prompt", "completion", "messages", "chosen"}
 LEFT |= {"question", "answer", "conversation", "conversations"}
+ASKED = LEFT - {"output", "completion", "chosen", "answer"}  # those that are a part of what is asked
 
 
 def _is_absent(value: Any) -> bool:
@@ -39,7 +40,8 @@ def name_rows(rows: Sequence[Mapping[str, Any]], *, where: str) -> list[str]:
     for number, row in enumerate(rows):
         given = row.get("id")
         if _is_absent(given):
-            name = fingerprint([row["instruction"], row.get("response") or ""])[:16]
+            response = row.get("response")
+            name = fingerprint([row["instruction"], response if isinstance(response, str) else ""])[:16]
             repeats[name] += 1
             name = name if repeats[name] == 1 else f"{name}-{repeats[name]}"
         elif isinstance(given, bool) or not isinstance(given, (str, Real)):
@@ -53,20 +55,25 @@ def name_rows(rows: Sequence[Mapping[str, Any]], *, where: str) -> list[str]:
     return names
 
 
-def check_columns(row: Mapping[str, Any], *, place: str, path: str | Path = "FILE") -> None:
-    """Raise TacitError for a row of another dataset's columns, whose content would be left out, and name its reader."""
-    known = [(name, row[name]) for name in (*LEFT, "response") if name in row]
-    filled = {name for name, value in known if not _is_absent(value) and (value or not hasattr(value, "__len__"))}
+def check_columns(
+    row: Mapping[str, Any], *, place: str, path: str | Path | None = None, columns: Set[str] = LEFT
+) -> None:
+    """Raise TacitError for a row with content in one of ``columns``, which would be left out.
+
+    For a row of the file ``path`` that has the columns of another dataset, the error names its reader.
+    """
+    known = [(name, row[name]) for name in (*columns, "response") if name in row]
+    filled = {name for name, value in known if not _is_absent(value) and (not hasattr(value, "__len__") or len(value))}
     shapes = {  # the columns that tell a shape, and the source that reads it
         "alpaca" if "input" in row else "alpaca_eval": {"input", "output"},
         "gsm8k": {"question", "answer"},
         "lmsys": {"conversation"},
         "lima": {"conversations"},
     }
-    name = next((name for name, columns in shapes.items() if filled & columns), None)
-    if name is not None and "response" not in filled:
+    name = next((name for name, told_by in shapes.items() if filled & told_by), None)
+    if path is not None and name is not None and "response" not in filled:
         raise TacitError(f"{place}: these are the columns of another dataset: write {name}:{path} to read it as {name}")
-    left = sorted(filled & LEFT)
+    left = sorted(filled & columns)
     if left:
         raise TacitError(
             f"{place}: the column {left[0]!r} would be left out; put all that a model is to see into 'instruction' and "

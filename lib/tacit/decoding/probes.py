@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from tacit.decoding.caches import make_cache
 from tacit.decoding.slots import KNOWN
@@ -43,15 +43,19 @@ def _distance(model: PreTrainedModel) -> float:
     rows = [[(7 * i + 3 * length) % n for i in range(length)] for length in LENGTHS]
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)  # [2, W]
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=STEPS,
-        use_cache=True,
-        past_key_values=make_cache(model) if takes_cache(model) else None,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    own, model.generation_config = model.generation_config, GenerationConfig(pad_token_id=0)  # greedy, without an end
+    try:
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=STEPS,
+            use_cache=True,
+            past_key_values=make_cache(model) if takes_cache(model) else None,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    finally:
+        model.generation_config = own
     batched = torch.stack(out.logits, dim=1).float()  # [2, STEPS, V]
     distances = []
     for place, (row, new) in enumerate(zip(rows, out.sequences[:, width:].tolist(), strict=True)):

@@ -126,12 +126,21 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     frame = render_prompt(tokenizer, MARK)
     before, _, after = frame.partition(MARK)
-    if not (text.startswith(before) and text.endswith(after)):
-        raise TacitError(f"an instruction holds {special[0]!r}, and the chat template does not show it as it is")
+    shown = text.startswith(before) and text.endswith(after)
+    # Pieces around special tokens are tokenized alone, which some tokenizers (with a dummy prefix, say) do otherwise.
+    if not shown or _pieces(tokenizer, before, MARK, after) != tokenizer(frame, add_special_tokens=False)["input_ids"]:
+        raise TacitError(
+            f"an instruction holds {special[0]!r}, which cannot be read as plain characters in this chat format: leave "
+            "it out"
+        )
+    return _pieces(tokenizer, before, text[len(before) : len(text) - len(after)], after)
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, before: str, inside: str, after: str) -> list[int]:
+    """Token ids of a prompt in which ``before`` and ``after`` may hold special tokens, and ``inside`` may not."""
     pattern = re.compile(f"({'|'.join(map(re.escape, special_texts(tokenizer)))})")
     head, tail = pattern.split(before), pattern.split(after)  # texts and, at odd places, special tokens
-    inside = head[-1] + text[len(before) : len(text) - len(after)] + tail[0]
     ids: list[int] = []
-    for place, part in enumerate([*head[:-1], inside, *tail[1:]]):
+    for place, part in enumerate([*head[:-1], head[-1] + inside + tail[0], *tail[1:]]):
         ids += [tokenizer.convert_tokens_to_ids(part)] if place % 2 else encode_text(tokenizer, part) if part else []
     return ids

@@ -57,9 +57,11 @@ def contrast(
         return scores
     index = torch.tensor(sorted(set(exempt)), device=scores.device)
     own = torch.log_softmax(log_expert, dim=-1)[..., index]  # [..., exempt]
-    others = torch.log_softmax(scores.index_fill(-1, index, -torch.inf), dim=-1)  # NaN where no other is plausible
+    masked = scores.index_fill(-1, index, -torch.inf)
+    none = masked.amax(dim=-1, keepdim=True) == -torch.inf  # no other token is plausible
+    others = torch.log_softmax(masked, dim=-1).masked_fill(none, -torch.inf)  # NaN stays where scores are not finite
     left = torch.log1p(-own.exp().sum(dim=-1, keepdim=True).clamp(max=1.0))  # log of what the others share
-    return (others.nan_to_num(nan=-torch.inf, neginf=-torch.inf) + left).index_copy(-1, index, own)
+    return (others + left).index_copy(-1, index, own)
 
 
 def contrast_lean(
@@ -76,7 +78,7 @@ def contrast_lean(
     out = scores < least
     if beta:
         assert amateur is not None
-        scores.sub_(amateur, alpha=beta)
+        scores.sub_(amateur, alpha=beta).add_(amateur.amax(dim=-1, keepdim=True).float() * 0)  # NaN for infinite ones
     scores.masked_fill_(out, -torch.inf)
     if not exempt:
         return scores
@@ -91,7 +93,8 @@ def contrast_lean(
     own -= total(lambda part: expert[..., part].float().masked_fill(out[..., part], -torch.inf))
     for i in tokens:
         scores[..., i].fill_(-torch.inf)
-    scores.sub_(total(lambda part: scores[..., part])).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+    rest = total(lambda part: scores[..., part])
+    scores.sub_(rest.masked_fill(rest == -torch.inf, 0.0))  # no other token is plausible: they stay at -inf
     scores.add_(torch.log1p(-own.exp().sum(dim=-1, keepdim=True).clamp(max=1.0)))
     for place, i in enumerate(tokens):
         scores[..., i].copy_(own[..., place])

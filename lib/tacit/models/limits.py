@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def check_scores(peaks: Tensor, *, rows: Sequence[str], model: PreTrainedModel) 
 
 def context_of(config: PreTrainedConfig) -> int | None:
     """How many tokens a model has positions for, or None where its configuration names no limit."""
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    room = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return room if room and room > 0 else None
 
 
 def check_rows(
@@ -51,7 +53,7 @@ def check_rows(
     Every id must lie within the model's embedding, the pad and end tokens' too, and every row within its context.
     Empty rows are refused: nothing can be predicted from them.
     """
-    n_ids, room = config.get_text_config(decoder=True).vocab_size, context_of(config)
+    n_ids, room = getattr(config.get_text_config(decoder=True), "vocab_size", inf), context_of(config)
     special = [i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
     for name, row in zip(["special tokens", *names], [special, *rows], strict=True):
         if not row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 import torch
@@ -106,10 +107,8 @@ def load_tokenizer(
         raise _explain(name, error) from error
     if tokenizer.eos_token_id is None:
         raise TacitError(f"the tokenizer of {name} has no end-of-sequence token")
-    if (
-        not (tokenizer.pad_token_id or 0) < config.get_text_config(decoder=True).vocab_size
-        or tokenizer.pad_token is None
-    ):
+    n_ids = getattr(config.get_text_config(decoder=True), "vocab_size", inf)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= n_ids:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     if chat_template is not None:

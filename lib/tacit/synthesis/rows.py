@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
-from tacit.data.instructions import check_columns, name_rows
+from tacit.data.instructions import ASKED, check_columns, name_rows
 from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.synthesis.shards import Shards
@@ -54,11 +54,12 @@ def read_rows(instructions: Instructions) -> list[Row]:
 
     Raises TacitError as ``name_rows`` and ``check_columns`` do, and where there are no rows.
     """
-    rows = list(instructions)
-    for number, row in enumerate(rows):
+    rows = []
+    for number, row in enumerate(instructions):
         if not isinstance(row.get("instruction"), str):
             raise TacitError(f"instructions, row {number} (counted from 0): needs a text under 'instruction'")
-        check_columns(row, place=f"instructions, row {number} (counted from 0)")
+        check_columns(row, place=f"instructions, row {number} (counted from 0)", columns=ASKED)
+        rows.append({"id": row.get("id"), "instruction": row["instruction"], "response": row.get("response")})
     if not rows:
         raise TacitError("there are no instructions: give one at least")
     return list(zip(name_rows(rows, where="instructions"), (row["instruction"] for row in rows), strict=True))

@@ -18,7 +18,7 @@ from tacit.models.limits import check_rows
 from tacit.models.loading import DTYPES, load_model, load_tokenizer, locate, split_revision, without_progress_bars
 from tacit.models.memory import count_parameters
 from tacit.support import provenance
-from tacit.support.errors import TacitError
+from tacit.support.errors import TacitError, first_line
 from tacit.support.files import check_room, write_json, write_whole
 from tacit.training.finetuning import finetune
 from tacit.training.limits import check_dtype, check_settings
@@ -72,7 +72,11 @@ def _foresee(source: str, revision: str | None, tokenizer: PreTrainedTokenizerBa
     held = (config.dtype or torch.float32) if held == "auto" else held
     check_dtype([held])
     check_rows(tokenizer, [encode_prompt(tokenizer, "?")], names=["?"], config=config)
-    check_room(out, n_bytes=count_parameters(config) * held.itemsize)
+    try:
+        n_parameters = count_parameters(config)
+    except ValueError as error:
+        raise TacitError(f"{source} is no causal language model: {first_line(error)}") from None
+    check_room(out, n_bytes=n_parameters * held.itemsize)
 
 
 def tune_checkpoint(

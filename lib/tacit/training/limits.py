@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf, isfinite
+from numbers import Real
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def check_settings(**settings: Any) -> None:
     """Raise TacitError for a setting of ``finetune`` that is out of its range; None and other settings pass."""
     for name, (words, holds) in RANGES.items():
         value = settings.get(name)
-        if value is not None and not holds(value):
+        if value is not None and not (isinstance(value, Real) and holds(value)):
             raise TacitError(f"{name} must be {words}; it is {value!r}")
     if settings.get("optimizer", "adamw") not in OPTIMIZERS:
         raise TacitError(f"unknown optimizer {settings['optimizer']!r}: choose one of {', '.join(OPTIMIZERS)}")
