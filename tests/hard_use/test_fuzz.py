@@ -142,9 +142,10 @@ def test_instructions_are_those_of_the_lines_or_the_file_is_refused(project, tex
     rows = taken(lambda: read_instructions(path), name="ask.jsonl")
     if rows is None:
         return
-    said = [json.loads(line) for line in text.split("\n") if line.strip()]
+    said = [json.loads(line) for line in text.removeprefix("\ufeff").split("\n") if line.strip()]
     assert rows["instruction"][:] == [row["instruction"] for row in said]
-    assert rows["response"][:] == [row.get("response", "") for row in said]
+    given = [row.get("response") for row in said]
+    assert rows["response"][:] == [one if isinstance(one, str) else "" for one in given]  # null and NaN are absent
     assert len(set(rows["id"])) == len(said)
 
 
