@@ -104,6 +104,9 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
+        if Path(source).is_dir() and not any(Path(source).glob("*token*")):
+            missing = "it has no tokenizer.json and no tokenizer_config.json"
+            raise TacitError(f"cannot load the tokenizer of {name}: {missing}") from error
         raise _explain(name, error) from error
     if tokenizer.eos_token_id is None:
         raise TacitError(f"the tokenizer of {name} has no end-of-sequence token")

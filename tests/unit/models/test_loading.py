@@ -115,3 +115,10 @@ def test_a_pair_may_end_differently(saved, tmp_path, tiny, tokenizer):
 def test_a_byte_order_mark_of_a_templates_file_is_no_part_of_the_prompt(saved):
     (saved / "chat_template.jinja").write_text("\ufeff{{ messages[0]['content'] }}:", encoding="utf-8")
     assert load_tokenizer(str(saved)).chat_template == "{{ messages[0]['content'] }}:"
+
+
+def test_a_folder_without_a_tokenizer_is_named_with_what_is_missing(saved):
+    for path in saved.glob("*token*"):
+        path.unlink()
+    with pytest.raises(TacitError, match=r"no tokenizer\.json"):
+        load_tokenizer(str(saved))
