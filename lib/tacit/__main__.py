@@ -15,7 +15,7 @@ from dataclasses import Field, fields
 
 from tacit.support import paths
 from tacit.support.errors import TacitError
-from tacit.support.files import check_profile_name
+from tacit.support.files import check_profile_name, read_text
 from tacit.synthesis.settings import Settings
 
 MODEL = "a checkpoint's folder, or a hub id with an optional @revision"
@@ -151,7 +151,6 @@ def read_template(given: str | None) -> str | None:
     Raises TacitError for a file that cannot be read.
     """
     from tacit.models.chat import tulu_template
-    from tacit.support.files import read_text
 
     if given is None or given == "tulu":
         return given and tulu_template()

@@ -14,7 +14,6 @@ SHARDS = len(MANY) // 3
 
 def check_that_a_token_is_asked_for(pair, out, cluster, monkeypatch):
     """This process has no token, or the one that a Ray of its own made."""
-    monkeypatch.setitem(sys.modules, "rfc3987_syntax", None)  # see ray_nodes.quick_imports
     monkeypatch.setattr("ray._private.ray_constants.NUM_REDIS_GET_RETRIES", 1)  # of 20, a second each
     with pytest.raises(TacitError) as error:
         run(pair, out, workers=2, ray_address=cluster.address)

@@ -64,15 +64,17 @@ def check_columns(
     """
     known = [(name, row[name]) for name in (*columns, "response") if name in row]
     filled = {name for name, value in known if not _is_absent(value) and (not hasattr(value, "__len__") or len(value))}
-    shapes = {  # the columns that tell a shape, and the source that reads it
-        "alpaca" if "input" in row else "alpaca_eval": {"input", "output"},
-        "gsm8k": {"question", "answer"},
-        "lmsys": {"conversation"},
-        "lima": {"conversations"},
-    }
-    name = next((name for name, told_by in shapes.items() if filled & told_by), None)
-    if path is not None and name is not None and "response" not in filled:
-        raise TacitError(f"{place}: these are the columns of another dataset: write {name}:{path} to read it as {name}")
+    if path is not None and "response" not in filled:
+        shapes = {  # the columns that tell a shape, and the source that reads it
+            "alpaca" if "input" in row else "alpaca_eval": {"input", "output"},
+            "gsm8k": {"question", "answer"},
+            "lmsys": {"conversation"},
+            "lima": {"conversations"},
+        }
+        for name, told_by in shapes.items():
+            if filled & told_by:
+                again = f"write {name}:{path} to read it as {name}"
+                raise TacitError(f"{place}: these are the columns of another dataset: {again}")
     left = sorted(filled & columns)
     if left:
         raise TacitError(
@@ -140,9 +142,10 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, ma
 
     Raises TacitError when the cut would leave an example without any loss-bearing token, and as ``check_columns``.
     """
+    rows = []
     for number, row in enumerate(examples):
         check_columns(row, place=f"example {number} (counted from 0)")
-    rows = [encode_example(tokenizer, r["instruction"], r["response"]) for r in examples]
+        rows.append(encode_example(tokenizer, row["instruction"], row["response"]))
     cut = [{k: v[:max_length] for k, v in row.items()} for row in rows]
     for example, row in zip(examples, cut, strict=True):
         if all(label == IGNORED for label in row["labels"]):

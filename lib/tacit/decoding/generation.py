@@ -20,7 +20,7 @@ from transformers import (
 from tacit.decoding.caches import make_cache
 from tacit.decoding.capacity import decode_within_memory, fitting_batch, free_memory
 from tacit.decoding.probes import check_decoding
-from tacit.decoding.sampling import check_sampling, sample_tokens
+from tacit.decoding.sampling import sample_tokens
 from tacit.decoding.slots import SEGMENT, decode_rows, obstacle
 from tacit.models.chat import encode_prompt
 from tacit.models.experts import members
@@ -28,6 +28,7 @@ from tacit.models.internals import takes_cache
 from tacit.models.limits import check_rows, check_scores
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fraction
+from tacit.support.ranges import HEAT, NUCLEUS, check_range
 
 MakeProcessors = Callable[[Tensor], Sequence[LogitsProcessor]]  # from the prompts' attention mask [B, W]
 
@@ -185,7 +186,8 @@ def generate_responses(
     to rounding. Raises TacitError for impossible settings, prompts that exceed the model's context or embedding, scores
     that are not finite, an architecture that ``check_decoding`` refuses, and when one row does not fit into memory.
     """
-    check_sampling(temperature=temperature, top_p=top_p)
+    check_range("temperature", temperature, HEAT)
+    check_range("top_p", top_p, NUCLEUS)
     if max_new_tokens < 1:
         raise TacitError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import torch
 from torch import Tensor
 
-from tacit.support.errors import TacitError
-
 BLOCK = 256  # tokens whose weights are summed first
-COLDEST = 1e-4  # the lowest temperature but 0: below it float32 scores overflow when they are divided
-
-
-def check_sampling(*, temperature: float, top_p: float) -> None:
-    """Raise TacitError unless the temperature is 0 (greedy) or from ``COLDEST`` on, and ``top_p`` in (0, 1]."""
-    if not (temperature == 0 or COLDEST <= temperature < inf):
-        raise TacitError(f"temperature must be 0 (greedy) or at least {COLDEST}; it is {temperature}")
-    if not 0 < top_p <= 1:
-        raise TacitError(f"top_p must be above 0 and at most 1; it is {top_p}")
 
 
 def sample_tokens(scores: Tensor, noise: Tensor, *, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

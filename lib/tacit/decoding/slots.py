@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from tacit.decoding.graphs import capture_graph, fused_norms
 from tacit.decoding.sampling import sample_in_blocks, sample_tokens
 from tacit.models.experts import Experts, lean, members
 from tacit.models.internals import attention_name
-from tacit.models.limits import check_scores
+from tacit.models.limits import not_finite
 from tacit.models.memory import layer_types
 from tacit.support.errors import TacitError
 from tacit.support.keyed import fraction
@@ -247,7 +248,7 @@ class Slots:
         for slot, row in filled.items():
             row.append(chosen[slot], ends=self.ends)
             if -1 in row.tokens[-steps:]:  # what follows an end token in the segment is not looked at
-                check_scores(torch.tensor([torch.nan]), rows=[row.name], model=self.model)
+                raise not_finite(row.name, nan, model=self.model)
 
     @torch.inference_mode()
     def decode(

@@ -99,7 +99,7 @@ def _along(
         for row, (i, start) in enumerate(zip(batch, first, strict=True)):
             own = slice(start - dropped, len(inputs[i]) - dropped)
             chosen = torch.tensor([list(responses[i])], device=z.device).T
-            check_scores((z[row, own] + change[row, own]).amax(dim=-1), rows=[str(i)] * len(chosen), model=model)
+            check_scores((z[row, own] + change[row, own]).amax(dim=-1), rows=[i] * len(chosen), model=model)
             readings.append(read(z[row, own].float(), change[row, own].float(), chosen))
         return readings
 

@@ -19,7 +19,7 @@ def name_model(model: PreTrainedModel) -> str:
     return " and ".join(dict.fromkeys(named))
 
 
-def check_scores(peaks: Tensor, *, rows: Sequence[str], model: PreTrainedModel) -> None:
+def check_scores(peaks: Tensor, *, rows: Sequence[object], model: PreTrainedModel) -> None:
     """Raise TacitError, naming the first such row, unless every row's largest score ``peaks`` [n] is a finite number.
 
     The largest of scores is NaN where one of them is, and infinite where one is or where none is possible.
@@ -27,10 +27,15 @@ def check_scores(peaks: Tensor, *, rows: Sequence[str], model: PreTrainedModel) 
     finite = torch.isfinite(peaks)
     if not finite.all():
         place = int((~finite).nonzero()[0, 0])
-        raise TacitError(
-            f"row {rows[place]!r}: the scores of its next token are not finite numbers ({peaks[place].item()}), from "
-            f"{name_model(model)}: use bfloat16 or float32, smaller weights (rules, contrast), or another checkpoint"
-        )
+        raise not_finite(rows[place], peaks[place].item(), model=model)
+
+
+def not_finite(row: object, peak: float, *, model: PreTrainedModel) -> TacitError:
+    """The error for a ``row`` whose largest score is ``peak``."""
+    return TacitError(
+        f"row {str(row)!r}: the scores of its next token are not finite numbers ({peak}), from {name_model(model)}: "
+        "use bfloat16 or float32, smaller weights (rules, contrast), or another checkpoint"
+    )
 
 
 def context_of(config: PreTrainedConfig) -> int | None:

@@ -89,7 +89,7 @@ def judge_pairs(
         prompts = [rows[i] for i in batch]
         last = [len(row) - 1 for row in prompts]
         logits = torch.cat(next_logits(model, tokenizer, prompts, last, names=batch))  # [B, V]
-        check_scores(logits[:, verdicts].amax(dim=-1), rows=[str(i) for i in batch], model=model)
+        check_scores(logits[:, verdicts].amax(dim=-1), rows=batch, model=model)
         return torch.softmax(logits[:, verdicts].float(), dim=-1)[:, 0].tolist()
 
     first = dict(zip(distinct, in_batches(rows, score, models=[model]), strict=True))

@@ -80,9 +80,7 @@ def next_logits(
     ).logits  # [B, kept, V]
     dropped = width - logits.shape[1]  # none where a model ignores logits_to_keep
     own = [z[start - dropped : len(row) - dropped] for z, row, start in zip(logits, rows, first, strict=True)]
-    check_scores(
-        torch.stack([z.amax() for z in own]), rows=[str(name) for name in names or range(len(rows))], model=model
-    )
+    check_scores(torch.stack([z.amax() for z in own]), rows=names or range(len(rows)), model=model)
     return own
 
 
@@ -147,7 +145,7 @@ def token_log_ratios(
         for i, *logits in zip(batch, *both, strict=True):
             chosen = torch.tensor([responses[i]], device=logits[0].device).T  # [T, 1]
             ours, theirs = (torch.log_softmax(z.float(), dim=-1).gather(1, chosen).squeeze(1) for z in logits)  # [T]
-            check_scores((ours - theirs).abs(), rows=[str(i)] * len(chosen), model=amateur)
+            check_scores((ours - theirs).abs().amax(dim=0, keepdim=True), rows=[i], model=amateur)
             ratios.append((ours - theirs).tolist())
         return ratios
 

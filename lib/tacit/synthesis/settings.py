@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Any
 
 from tacit.support.errors import TacitError
+from tacit.support.ranges import HEAT, NUCLEUS, Range, check_range
 
 SAMPLING = ("temperature", "top_p", "seed", "max_new_tokens")
 RULE = ("alpha", "beta", "contrast_end", "log_ratios", *SAMPLING)  # in the order in which synthesis.json notes them
-Range = tuple[str, Callable[[Any], bool]]  # in words, and as a test
 
 ANY: Range = ("anything", lambda x: True)
 WEIGHT: Range = ("from 0 to 1000", lambda x: 0 <= x <= 1000)
-HEAT: Range = ("0 (greedy) or at least 0.0001", lambda x: x == 0 or 1e-4 <= x < inf)  # sampling.COLDEST
 COUNT: Range = ("an integer of at least 1", lambda x: 1 <= x < inf and x == int(x))
 MASK: Range = ("from 0 (no mask) to 1", lambda x: 0 <= x <= 1)
-NUCLEUS: Range = ("above 0 and at most 1", lambda x: 0 < x <= 1)
 DTYPE: Range = ("float32, bfloat16, float16 or auto", lambda x: x in ("float32", "bfloat16", "float16", "auto"))
 RATIOS: Range = ("none, mean or tokens", lambda x: x in ("none", "mean", "tokens"))
 
@@ -59,9 +56,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value, (words, holds) = getattr(self, option.name), option.metadata["range"]
-            if not holds(value):
-                raise TacitError(f"{option.name} must be {words}; it is {value!r}")
+            value = getattr(self, option.name)
+            check_range(option.name, value, option.metadata["range"])
             if option.type == "float":  # so that 1 and 1.0 are one run
                 object.__setattr__(self, option.name, float(value))
         if self.temperature == 0 and self.top_p < 1:

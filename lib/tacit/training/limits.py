@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf, isfinite
-from numbers import Real
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from tacit.support.errors import TacitError
+from tacit.support.ranges import Range, check_range
 
 OPTIMIZERS = ("adamw", "adamw-master")
 TRAINED = (torch.float32, torch.bfloat16)
-_COUNT = ("a whole number of at least 1", lambda x: x == x // 1 and x >= 1)
-RANGES = {  # of ``finetune``'s numbers: in words, and as a test
+_COUNT: Range = ("a whole number of at least 1", lambda x: x == x // 1 and x >= 1)
+RANGES: dict[str, Range] = {  # of ``finetune``'s numbers
     "epochs": ("a whole number from 1 to 10000", lambda x: x == x // 1 and 1 <= x <= 10_000),
     "batch_size": _COUNT,
     "micro_batch": _COUNT,
@@ -29,10 +29,9 @@ RANGES = {  # of ``finetune``'s numbers: in words, and as a test
 
 def check_settings(**settings: Any) -> None:
     """Raise TacitError for a setting of ``finetune`` that is out of its range; None and other settings pass."""
-    for name, (words, holds) in RANGES.items():
-        value = settings.get(name)
-        if value is not None and not (isinstance(value, Real) and holds(value)):
-            raise TacitError(f"{name} must be {words}; it is {value!r}")
+    for name, values in RANGES.items():
+        if settings.get(name) is not None:
+            check_range(name, settings[name], values)
     if settings.get("optimizer", "adamw") not in OPTIMIZERS:
         raise TacitError(f"unknown optimizer {settings['optimizer']!r}: choose one of {', '.join(OPTIMIZERS)}")
 

@@ -6,14 +6,13 @@ from conftest import SIZE, llama_config, make_model
 from tacit.decoding.generation import generate_responses
 from tacit.decoding.probes import check_decoding
 from tacit.decoding.rules import token_changes
-from tacit.decoding.sampling import COLDEST, check_sampling
 from tacit.decoding.slots import Slots
 from tacit.models.experts import Experts, contrast
 from tacit.models.limits import check_rows
 from tacit.scoring.judges import judge_pairs
 from tacit.scoring.likelihoods import response_likelihoods, token_log_ratios
 from tacit.support.errors import TacitError
-from tacit.synthesis.settings import HEAT
+from tacit.support.ranges import COLDEST, HEAT, check_range
 from transformers import Lfm2Config, MambaConfig, MistralConfig, MixtralConfig, RwkvConfig
 
 ASKED, NAMES = ["Hi", "Why?", "What is 47 + 38?"], ["a", "b", "c"]
@@ -84,7 +83,7 @@ def test_temperatures_that_would_make_scores_infinite_are_refused(tiny, tokenize
     with pytest.raises(TacitError, match="temperature must be 0"):
         generate_responses(tiny, tokenizer, ["Hi"], temperature=temperature)
     assert not HEAT[1](temperature)
-    check_sampling(temperature=COLDEST, top_p=1.0)
+    check_range("temperature", COLDEST, HEAT)
     assert HEAT[1](COLDEST)
 
 

@@ -120,8 +120,8 @@ def test_what_keeps_ray_from_starting_here_is_explained(monkeypatch):
     failing_ray(monkeypatch, Exception("The current node timed out during startup.\nmore"))
     busy = "cannot start Ray (Exception: The current node timed out during startup.): try again, or use 1 worker"
     assert message(None) == busy
-    failing_ray(monkeypatch, PermissionError(13, "Permission denied", "/home/me/.ray/auth_token"))
-    assert "'/home/me/.ray/auth_token'): set RAY_AUTH_TOKEN_PATH" in message(None)
+    failing_ray(monkeypatch, PermissionError(13, "Permission denied", "~/.ray/auth_token"))
+    assert "'~/.ray/auth_token'): set RAY_AUTH_TOKEN_PATH" in message(None)
     assert "or set RAY_AUTH_MODE=disabled" in message(None)
 
 
