@@ -15,6 +15,9 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 # and use huge pages for it, where Linux offers them on request: 3 to 12% less.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
+# Where Python is told to write no bytecode, every process compiles the library anew: three seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Variables of one command are set by `env`, not by a shell: make starts it directly, and SIGTERM to make reaches it.
 .PHONY: help findings test test-fast verify pretrain posttrain readiness lab bench gpu table site format lint clean
 
