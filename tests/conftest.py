@@ -1,13 +1,17 @@
 """Tiny models and a tiny tokenizer, made here: no download, no weights of the repository."""
 
+import contextlib
 import itertools
 import os
 
+import nbformat
+import papermill
 import pytest
 import torch
 from tacit.microworld.documents import write_documents
 from tacit.microworld.tokenizer import train_tokenizer
 from tacit.microworld.world import World
+from tacit.running import execution
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Olmo2Config, Qwen3Config
 
 VOCABULARY = 97
@@ -92,6 +96,23 @@ def shared_cache(session_cache, monkeypatch):
     """What this test computes is kept for the session, and what another test computed is found."""
     monkeypatch.setenv("TACIT_CACHE", str(session_cache))
     return session_cache
+
+
+@pytest.fixture
+def without_kernel(monkeypatch):
+    """Notebooks run in this process: a kernel spends ten seconds on imports. The runner's other steps are real."""
+
+    def execute(source, executed, parameters):
+        notebook = papermill.iorw.load_notebook_node(str(source))
+        notebook = papermill.parameterize.parameterize_notebook(notebook, parameters)
+        names = {"display": lambda *shown: None}
+        with contextlib.chdir(source.parent):
+            for cell in notebook.cells:
+                if cell.cell_type == "code":
+                    exec(compile(cell.source, source.name, "exec"), names)
+        nbformat.write(notebook, executed)
+
+    monkeypatch.setattr(execution, "_execute", execute)
 
 
 @pytest.fixture(scope="session")

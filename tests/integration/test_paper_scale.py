@@ -487,6 +487,7 @@ def test_the_tiny_checkpoint_is_of_llamas_kind(laid_out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
+@pytest.mark.usefixtures("without_kernel")
 def test_notebooks_run_at_the_papers_scale(notebook, laid_out, shared_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
     source = paths.NOTEBOOKS / f"{notebook}.ipynb"
@@ -601,6 +602,7 @@ def test_a_multimodal_student_is_tuned_and_answers(teachers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
+@pytest.mark.usefixtures("without_kernel")
 def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, shared_cache, tmp_path, monkeypatch):
     """Students with another tokenizer and architecture than the teacher's, and the teacher's own base."""
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
@@ -640,6 +642,7 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_kernel")
 def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, shared_cache, tmp_path, monkeypatch):
     """A pair of Llama's kind and a student of Gemma 3's, multimodal and with another tokenizer."""
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
