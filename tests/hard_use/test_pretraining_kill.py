@@ -1,5 +1,6 @@
 """Pretraining that is killed goes on from its last checkpoint."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,3 +40,5 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path, tokenizer
     resumed = pretrain("toy", out=tmp_path / "resumed", work=tmp_path / "work 2", **TOY, **begin)
     a, b = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (whole, resumed))
     assert all(torch.equal(a[k], b[k]) for k in a)
+    records = [json.loads((folder / "pretraining.json").read_text()) for folder in (whole, resumed)]
+    assert records[0]["seconds"] > 0 and records[1]["seconds"] is None

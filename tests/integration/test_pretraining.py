@@ -96,6 +96,7 @@ def test_the_result_is_an_ordinary_checkpoint_with_world_and_card(toy):
     assert tokenizer.chat_template
     record = json.loads((out / "pretraining.json").read_text())
     assert record["held_out_loss"] < 7.5
+    assert 0 < record["seconds"] < 600
     assert sum("eval_loss" in row for row in record["curve"]) >= 10
     world = read_world(out / "world.json")
     assert 0 < len(world.held) < len(world.facts)

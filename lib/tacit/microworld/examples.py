@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -11,7 +12,7 @@ from datasets import Dataset
 
 from tacit.decoding.generation import Response
 from tacit.microworld import tasks
-from tacit.microworld.constraints import CONSTRAINTS, draw_some_constraints, held_out
+from tacit.microworld.constraints import CONSTRAINTS, draw_some_constraints, held_out, undo_constraints
 from tacit.microworld.tasks import FAMILIES, Task
 from tacit.microworld.world import World
 
@@ -105,3 +106,26 @@ def score_responses(world: World, examples: Dataset, responses: Sequence[Respons
             "constraints met": [float(verdict.share("constraint") == 1.0) for verdict in verdicts],
         }
     )
+
+
+def meet_others(examples: Dataset, responses: Sequence[Response]) -> list[float]:
+    """How often each response meets the response constraints of *other* instructions, which takes no reading.
+
+    One response per example. Its number, from 0 to 1, is the share of the other examples whose constraints it meets,
+    all of them, among those whose constraints suit its own family. A model that does not read what it is asked meets
+    its own constraints (``constraints met`` of ``score_responses``) about as often. Raises ValueError, naming the
+    example, where no other's constraints suit.
+    """
+    asked = [Task.from_json(task) for task in examples["task"]]
+    counts = Counter(task.constraints for task in asked)
+    shares = []
+    for task, response in zip(asked, responses, strict=True):
+        others = counts - Counter([task.constraints])
+        suited = {c: n for c, n in others.items() if all(task.family not in CONSTRAINTS[name].not_for for name, _ in c)}
+        if not suited:
+            raise ValueError(f"no other example has constraints that suit {task.id}")
+        met = sum(
+            n for c, n in suited.items() if all(check.passed for check in undo_constraints(response.text.strip(), c)[1])
+        )
+        shares.append(met / sum(suited.values()))
+    return shares

@@ -8,6 +8,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from tacit.support.provenance import cpu_multiplies_bf16
+
 
 class MasterAdamW(Optimizer):
     """AdamW on a float32 copy of every weight; the weight itself is that copy, rounded to the weight's own dtype.
@@ -61,10 +63,47 @@ class MasterAdamW(Optimizer):
             weight.copy_(state["copy"])
 
 
+def orthogonalize(matrix: torch.Tensor, *, coefficients: tuple[float, float, float], steps: int, eps: float):
+    """A float32 matrix [rows, columns] with its singular values moved near 1, by Newton and Schulz's iteration.
+
+    Source: Jordan et al. (2024, Muon). torch's own function does the same in bfloat16.
+    """
+    a, b, c = coefficients
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T  # [least, most]
+    wide = wide / wide.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = wide @ wide.T  # [least, least]
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon with its products in float32, for processors that multiply bfloat16 slowly.
+
+    There two thirds of a small model's pretraining went into those products (LOG.md).
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        """One step from the weights' gradients, as torch's; ``closure``, if given, is called first."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            shape = {"coefficients": group["ns_coefficients"], "steps": group["ns_steps"], "eps": group["eps"]}
+            for weight in (w for w in group["params"] if w.grad is not None):
+                state, momentum = self.state[weight], group["momentum"]
+                state.setdefault("momentum_buffer", torch.zeros_like(weight.grad)).lerp_(weight.grad, 1 - momentum)
+                buffer = state["momentum_buffer"]
+                update = weight.grad.lerp(buffer, momentum) if group["nesterov"] else buffer
+                scale = 0.2 * max(weight.shape) ** 0.5  # match_rms_adamw
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(orthogonalize(update, **shape), alpha=-group["lr"] * scale)
+        return loss
+
+
 class MuonAdamW(Optimizer):
     """Muon on the hidden matrices and AdamW on everything else, as one optimizer for the Trainer.
 
-    Both are torch's own, and this class only forwards to them. Muon's step is scaled to AdamW's root mean square
+    Both are torch's own (but ``Float32Muon`` where bfloat16 is slow); this class only forwards to them. Muon's step is scaled to AdamW's root mean square
     (``match_rms_adamw``), so that one schedule serves both.
     """
 
@@ -74,8 +113,10 @@ class MuonAdamW(Optimizer):
         hidden = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
         hidden_ids = {id(p) for p in hidden}
         others = [p for p in parameters if id(p) not in hidden_ids]
+        slow = hidden[:1] and hidden[0].device.type == "cpu" and not cpu_multiplies_bf16()
+        muon = Float32Muon if slow else torch.optim.Muon
         self.parts = [
-            torch.optim.Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
         ]
         super().__init__([group for part in self.parts for group in part.param_groups], {})

@@ -125,8 +125,9 @@ def pretrain(
     ``settings`` are the other fields of ``Pretraining``. The tokenizer is trained on the corpus, or that of the
     checkpoint ``tokenizer_from``. The weights are drawn, or those of the checkpoint ``start_from``, whose pretraining
     then goes on with a fresh optimizer. ``work`` keeps the Trainer's checkpoints, every ``save_steps`` steps: a run
-    that was killed goes on from the last one. Returns ``out``. Raises TacitError when ``work`` holds a run with other
-    settings, or ``start_from`` a model of another shape.
+    that was killed goes on from the last one. Returns ``out``. The record's ``seconds`` are the wall time of training,
+    the held-out losses on the way included; null for a run that went on, as what it took before is not known. Raises
+    TacitError when ``work`` holds a run with other settings, or ``start_from`` a model of another shape.
     """
     recipe = Pretraining(name=name, **settings)
     record = _begin(work, _identity(recipe, tokenizer_from=tokenizer_from, start_from=start_from))
@@ -151,7 +152,8 @@ def pretrain(
     )
     trainer.add_callback(Divergence)
     resumable = any(work.glob("checkpoint-*/trainer_state.json"))
-    trainer.train(resume_from_checkpoint=resumable or None)
+    trained = trainer.train(resume_from_checkpoint=resumable or None)
+    record["seconds"] = None if resumable else trained.metrics["train_runtime"]
     record["held_out_loss"] = trainer.evaluate()["eval_loss"]
     model = trainer.model.to(torch.bfloat16)
     record = made_with() | record | _outcome(model, trainer.state.log_history)
@@ -213,7 +215,7 @@ def _arguments(recipe: Pretraining, work: Path, *, n_steps: int, save_steps: int
         max_grad_norm=1.0,
         logging_steps=50,
         eval_strategy="steps",
-        eval_steps=max(1, n_steps // 20),
+        eval_steps=max(1, n_steps // 10),
         save_strategy="steps",
         save_steps=save_steps,
         save_total_limit=2,

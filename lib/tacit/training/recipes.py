@@ -1,7 +1,7 @@
 """The recipes of the models that this repository pretrains and post-trains: strict YAML files in ``params/models``.
 
-A file is one model's and named after it. ``readiness.yaml`` holds ten that share most of their settings: ``shared``,
-and under ``models`` what each has of its own.
+A file is one model's and named after it. ``readiness.yaml`` holds finding 6's, which share most of their settings:
+``shared``, and under ``models`` what each has of its own.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from tacit.support.errors import TacitError
 from tacit.training.finetuning import finetune
-from tacit.training.optimizers import MasterAdamW
+from tacit.training.optimizers import Float32Muon, MasterAdamW, orthogonalize
 
 
 def descend(kind, weight, gradients, **options):
@@ -65,3 +65,23 @@ def test_finetuning_bfloat16_weights_with_copies_is_nearer_to_float32(tiny, toke
     assert (master - exact).abs().mean() < 0.5 * (plain - exact).abs().mean()
     with pytest.raises(TacitError, match="unknown optimizer 'adam': choose one of adamw, adamw-master"):
         finetune(tiny, tokenizer, Dataset.from_list(rows), **options, optimizer="adam")
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_muon_in_float32_is_torchs_within_bfloat16(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(5)]
+    options = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    ours, theirs = (descend(kind, start, gradients, **options) for kind in (Float32Muon, torch.optim.Muon))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=4e-3)
+    assert (theirs - start).abs().max() > 4e-2  # the steps themselves are ten times as long
+
+
+def test_an_orthogonalized_matrix_keeps_its_singular_vectors_and_has_values_near_one():
+    torch.manual_seed(0)
+    matrix = torch.randn(7, 4)
+    made = orthogonalize(matrix, coefficients=(3.4445, -4.775, 2.0315), steps=5, eps=1e-7)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ made @ right.T
+    torch.testing.assert_close(inside, torch.diag(inside.diagonal()), rtol=0, atol=1e-4)
+    assert ((inside.diagonal() > 0.6) & (inside.diagonal() < 1.3)).all()

@@ -33,6 +33,17 @@ def test_the_committed_models_record_their_recipes(name):
     assert recipe["tokenizer_from"] == (None if name == "micro-base" else BASE)
 
 
+def test_the_base_models_of_finding_6_are_three_corpora_times_six_seeds():
+    corpora = {"markup-00": (0.0, False), "markup-30": (0.3, False), "markup-30-one": (0.3, True)}
+    expected = {f"{name}-seed-{seed}": (*kind, seed) for seed in range(1, 7) for name, kind in corpora.items()}
+    keys = ("markup_share", "one_markup", "seed")
+    drawn = {name: tuple(RECIPES[name][key] for key in keys) for name in READINESS}
+    assert list(drawn) == list(expected)  # a seed's three beside each other, so that a part of them can be compared
+    assert drawn == {name: (share, seed if one else None, seed) for name, (share, one, seed) in expected.items()}
+    others = [settings_of(RECIPES[name]) | dict.fromkeys(keys) for name in READINESS]
+    assert all(other == others[0] for other in others)
+
+
 def test_the_measured_base_models_record_their_recipes():
     files = {path.stem: path for path in (paths.OUTPUTS / "readiness").glob("*.json")}
     assert sorted(READINESS) == sorted(files)
@@ -79,11 +90,11 @@ def edit(tmp_path, monkeypatch):
         ("micro-base.yaml", lambda v: v.update(width=256.5), "width: input should be a valid integer"),
         ("micro-base.yaml", lambda v: v.update(seed=True), "seed: input should be a valid integer"),
         ("micro-sibling.yaml", lambda v: v.update(learning_rate="1e-3"), "learning_rate: .* number, not '1e-3'"),
-        ("readiness.yaml", lambda v: v["models"]["markup-03-seed-1"].pop("seed"), r"markup-03-seed-1: seed: field req"),
+        ("readiness.yaml", lambda v: v["models"]["markup-30-seed-1"].pop("seed"), r"markup-30-seed-1: seed: field req"),
         (
             "readiness.yaml",
-            lambda v: v["models"]["markup-03-seed-1"].update(width=1),
-            "markup-03-seed-1 .* shared ones",
+            lambda v: v["models"]["markup-30-seed-1"].update(width=1),
+            "markup-30-seed-1 .* shared ones",
         ),
         ("readiness.yaml", lambda v: v.update(seeds=[1]), "shared and models, two mappings, and nothing else"),
         ("readiness.yaml", lambda v: v.pop("shared"), "shared and models"),
