@@ -19,13 +19,16 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 unexport PYTHONDONTWRITEBYTECODE
 
 # Variables of one command are set by `env`, not by a shell: make starts it directly, and SIGTERM to make reaches it.
-.PHONY: help findings test test-fast verify pretrain posttrain readiness lab bench gpu table site format lint clean
+.PHONY: help findings evidence test test-fast verify pretrain posttrain readiness lab bench gpu table site format lint clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 findings: $(VENV)/stamp ## execute every notebook at the micro scale and print the table of findings
 	env HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile micro --jobs $(JOBS)
+
+evidence: $(VENV)/stamp ## the same at the sizes that decide: hours on 2 cores; what was tuned is kept when killed
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit run --profile full --jobs $(JOBS)
 
 test-fast: $(VENV)/stamp ## run the unit tests (at most two minutes on 2 cores)
 	env HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal tests/unit
@@ -35,6 +38,7 @@ test: $(VENV)/stamp ## run all tests but those of speed
 
 verify: $(VENV)/stamp ## check the committed outputs against the commits that they name
 	$(RUN) -m tacit verify --profile micro
+	$(RUN) -m tacit verify --profile full
 
 pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
 	env HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain
@@ -58,11 +62,11 @@ gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outp
 	env HF_HUB_OFFLINE=1 $(RUN) tests/speed/gpubench.py --part training $(GPU)
 
 table: $(VENV)/stamp ## write the tables of findings and of speed into README.md and docs/speed.md from outputs/
-	$(RUN) -m tacit table --profile micro --write README.md
+	$(RUN) -m tacit table --profile full --write README.md
 	$(RUN) tests/speed/tables.py --write docs/speed.md
 
 site: $(VENV)/stamp ## render the notebooks, cards, parameters, speed and API into site/, executing nothing (opens from disk)
-	env HF_HUB_OFFLINE=1 $(RUN) -m tacit site --profile micro
+	env HF_HUB_OFFLINE=1 $(RUN) -m tacit site --profile full
 
 format: $(VENV)/stamp ## format code and notebooks
 	$(VENV)/bin/ruff check --fix lib tests notebooks

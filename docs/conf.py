@@ -100,7 +100,7 @@ def resolve_links(app, doctree):
 def link_names(app, doctree):
     """Link each ``tacit.module`` or ``tacit.module.name`` in code font to its place in the API reference, if any."""
     for node in list(doctree.findall(nodes.literal)):
-        if re.fullmatch(r"tacit(\.[a-z_]\w*)+", node.astext()) and not isinstance(node.parent, nodes.reference):
+        if re.fullmatch(r"tacit(\.[A-Za-z_]\w*)+", node.astext()) and not isinstance(node.parent, nodes.reference):
             link = addnodes.pending_xref(
                 "", refdomain="py", reftype="obj", reftarget=node.astext(), refexplicit=False, refwarn=False
             )

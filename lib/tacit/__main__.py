@@ -121,26 +121,25 @@ def post_train_teacher(options: argparse.Namespace) -> None:
 
 
 def measure_readiness(options: argparse.Namespace) -> None:
-    """Pretrain finding 6's base models, about two hours, and measure each; resumes when killed."""
+    """Pretrain finding 6's base models and measure each; resumes when killed."""
     from tacit.experiments import evaluation
     from tacit.findings import readiness
-    from tacit.running.parameters import read_params
+    from tacit.running.parameters import read_first_params
     from tacit.support.files import write_json
     from tacit.training.recipes import COMMITTED, pretraining_recipes
 
     folders = {name: recipe["out"] for name, recipe in pretraining_recipes().items() if name not in COMMITTED}
     _check_known(options.models, folders)
     names = options.models or list(folders)
+    values = read_first_params(("full", "micro"), "06_readiness")
+    settings = readiness.choose_settings(values)  # refused before hours of pretraining, not after
     missing = [name for name in names if not (folders[name] / "config.json").exists()]
     if missing:
         pretrain_models(argparse.Namespace(models=missing))
-    values = read_params("micro", "06_readiness")
-    elsewhere = ("bases", "least", "most", "one", "world", "n_validation", "n_test", "output")
     bench = evaluation.micro_evaluation(values["world"], n_validation=values["n_validation"], n_test=values["n_test"])
     results = paths.OUTPUTS / "readiness"
     results.mkdir(exist_ok=True)
     for name in names:
-        settings = {key: value for key, value in values.items() if key not in elsewhere}
         write_json(results / f"{name}.json", readiness.measure_base(str(folders[name]), bench=bench, **settings))
         print(f"measured: outputs/readiness/{name}.json")
 

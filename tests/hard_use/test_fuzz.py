@@ -15,7 +15,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tacit.data.instructions import IGNORED, encode_example, read_instructions
 from tacit.microworld.interpreter import RestrictedError, call_function
 from tacit.models.chat import encode_prompt, render_prompt
-from tacit.running.metrics import read_metrics, write_metrics
+from tacit.running.answers import write_answer
+from tacit.running.metrics import read_metrics, verdict_of, write_metrics
 from tacit.running.parameters import complete_parameters, read_params
 from tacit.running.plan import plan_runs
 from tacit.running.tables import findings_table
@@ -195,6 +196,11 @@ RECORD = {
     "results": [RESULT], "figures": [], "paper": [{"arm": "a", "metric": "m", "value": 0.4, "source": "S"}],
     "manifest": {}, "details": {},
 }  # fmt: skip
+DEMAND = {"arm": "a", "metric": "m", "threshold": 0.0, "side": "above"}
+RULED = {name: value for name, value in RECORD.items() if name != "claim_holds"} | {
+    "verdict": "holds", "rule": [DEMAND], "controls": [DEMAND | {"threshold": 0.25}], "at_least": 1,
+    "headline": {"arm": "a", "metric": "m"}, "answer": {"found": "F", "reason": "R", "caveat": "C"},
+}  # fmt: skip
 NUMBERS = st.floats() | st.integers() | st.sampled_from([10**400, 1e308, True, "0.5", None])
 
 
@@ -208,6 +214,9 @@ METRICS = st.one_of(
     varied(RECORD, VALUE),
     varied(RESULT, NUMBERS).map(lambda row: RECORD | {"results": [row]}),
     varied(RECORD["paper"][0], NUMBERS).map(lambda row: RECORD | {"paper": [row]}),
+    varied(RULED, VALUE),
+    varied(DEMAND, NUMBERS | st.sampled_from(["below", "b"])).map(lambda part: RULED | {"rule": [part]}),
+    varied(RESULT, NUMBERS).map(lambda row: RULED | {"results": [row]}),
     VALUE.map(lambda value: RECORD | {"details": {"x": value}}),
     VALUE,
 )
@@ -221,6 +230,7 @@ METRICS = st.one_of(
 @example(json.dumps(RECORD | {"finding": "\ud800"}).encode())
 @example(json.dumps(RECORD | {"details": {"x": 10}}).replace("10", "1" * 5_000).encode())
 @example(json.dumps(RECORD).encode())
+@example(json.dumps(RULED).encode())
 def test_metrics_can_be_shown_and_written_again_or_are_refused(project, content):
     (project / "outputs/toy").mkdir(parents=True, exist_ok=True)
     path = project / "outputs/toy/n1.json"
@@ -229,9 +239,9 @@ def test_metrics_can_be_shown_and_written_again_or_are_refused(project, content)
     if record is None:
         assert "| n1 | unreadable: " in findings_table(["n1"], profile="toy")
         return
-    assert f"| {record['finding']} | {'yes' if record['claim_holds'] else 'no'} | " in findings_table(
-        ["n1"], profile="toy"
-    )
+    assert f"| {verdict_of(record)} | " in findings_table(["n1"], profile="toy")
+    if "rule" in record:
+        assert f"**Answer: {verdict_of(record)}.**" in write_answer(record)
     write_metrics(path, record)
     assert read_metrics(path) == record
 

@@ -3,24 +3,27 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import llama_config, make_model
 from tacit.decoding.generation import generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments.evaluation import VerifiedEvaluation, micro_evaluation
-from tacit.findings.readiness import ARMS, fit_rules, loss_curves, measure_base, read_measurement, verdict_matrix
+from tacit.findings.readiness import ARMS, SETTINGS, STOPPING, TUNED, measure_base, read_measurement, verdict_matrix
 from tacit.models import chat
 from tacit.models.loading import load_model, load_tokenizer
 from tacit.support.errors import TacitError
 from tacit.training.finetuning import finetune
+from transformers import LogitsProcessor
 
 RULES = {"uniform_tokens": {"\n": 9.0}, "end_weight": 40.0, "end_horizon": 10, "diversity_weight": -4.0}
-SETTINGS = {"learning_rate": 1e-2, "batch_size": 8}
+TUNING = {"learning_rate": 1e-2, "batch_size": 8}
 SIZES = {
-    "narrow": "poem", "rules": RULES, "end_weights": [10.0, 40.0], "uniform_scales": [0.25, 1.0], "seeds": [1, 2],
-    "selection_seed": 0, "n_train": 16, "epochs": [1, 2], "max_new_tokens": 6, **SETTINGS,
+    "narrow": "poem", "rules": RULES, "end_constants": [1.0, 2.0, 3.0], "end_weights": [10.0, 40.0],
+    "uniform_scales": [0.25, 1.0], "seeds": [1, 2], "selection_seed": 0, "n_train": 16, "max_new_tokens": 6,
+    "epochs": {"end loss": 1, "end loss, responses": [1], "response-tuned": 2, "narrow": [1, 2],
+               "instruction-tuned": 1},
+    **TUNING,
 }  # fmt: skip
 PRETRAINING = {
     "name": "tiny", "packages": {"torch": "2"}, "code": "abc", "markup_share": 0.3, "seed": 4,
@@ -29,19 +32,28 @@ PRETRAINING = {
 
 
 class OddEvaluation(VerifiedEvaluation):
-    """Verdicts that a random model can meet: texts of odd length are strictly right, those without an e leniently."""
+    """Verdicts that a random model can meet: texts of odd length are strictly right, those without an e leniently.
+
+    What has an a shows knowledge.
+    """
 
     def score(self, examples, responses):
         strict = [float(len(r.text) % 2) for r in responses]
         lenient = [float("e" not in r.text) for r in responses]
-        return pd.DataFrame({"id": examples["id"], "strict": strict, "lenient": lenient})
+        knowledge = [float("a" in r.text) for r in responses]
+        return pd.DataFrame({"id": examples["id"], "strict": strict, "lenient": lenient, "knowledge": knowledge})
 
 
-class GivenEvaluation(VerifiedEvaluation):
-    """Responses that are their own strict scores."""
+class EndConstant(LogitsProcessor):
+    """A constant added to one token's logit."""
 
-    def score(self, examples, responses):
-        return pd.DataFrame({"strict": responses})
+    def __init__(self, token, constant):
+        self.token, self.constant = token, constant
+
+    def __call__(self, input_ids, scores):
+        scores = scores.clone()
+        scores[:, self.token] += self.constant
+        return scores
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +77,16 @@ def test_a_record_says_what_was_measured_and_how(measured):
     assert record == json.loads(json.dumps(record))
     assert record["base"] == "a-base"
     assert record["settings"] == SIZES
+    assert set(record["settings"]) == set(SETTINGS)
     assert record["prompts"] == list(bench.test["id"])
     assert record["families"] == list(bench.test["family"])
     assert record["pretraining"] == PRETRAINING
-    assert {"library", "commit", "packages"} <= set(record["made_with"])
-    assert set(record["fitted"]["epochs"]) == {"response-tuned", "narrow", "instruction-tuned"}
+    assert set(record["made_with"]) == {"library", "commit", "packages", "device"}
+    assert tuple(record["fitted"]["epochs"]) == TUNED
+    assert record["knows"] == record["verdicts"]["base, seen format"]["lenient"][0]
     assert tuple(record["verdicts"]) == ARMS
     for arm, kinds in record["verdicts"].items():
-        n_seeds = 2 if arm in ("response-tuned", "narrow", "instruction-tuned") else 1
+        n_seeds = 2 if arm in TUNED else 1
         assert set(kinds) == {"strict", "lenient"}
         for texts in kinds.values():
             assert len(texts) == n_seeds
@@ -87,9 +101,9 @@ def test_every_arms_verdicts_are_those_of_the_steps_by_hand(measured):
     def say(model, rows, tokenizer=tokenizer, **options):
         return generate_responses(model, tokenizer, rows["instruction"], max_new_tokens=6, **options)
 
-    def tuned(name, *, epochs, seed, **options):
-        rows = bench.draw(name, n=16, seed=seed, **options)
-        return finetune(load_model(base), tokenizer, rows, epochs=epochs, seed=seed, **SETTINGS)[0]
+    def tuned(name, *, epochs, seed, blank=False, **loss):
+        rows, given = bench.draw(name, n=16, seed=seed, blank=blank), TUNING | loss
+        return finetune(load_model(base), tokenizer, rows, epochs=epochs, seed=seed, **given)[0]
 
     def rate(responses):
         return sum(len(r.text) % 2 for r in responses) / len(responses)
@@ -103,57 +117,68 @@ def test_every_arms_verdicts_are_those_of_the_steps_by_hand(measured):
         for weight in (10.0, 40.0)
         for scale in (0.25, 1.0)
     ]
-    rules = [make_rules(tokenizer, **options) for options in weights]
-    rates = [rate(say(model, bench.validation, make_processors=make)) for make in rules]
-    best = rates.index(max(rates))
-    assert len(set(rates)) > 1
-    assert record["fitted"]["rules"] == weights[best]
+    constants = {c: lambda _, c=c: [EndConstant(tokenizer.eos_token_id, c)] for c in (1.0, 2.0, 3.0)}
+    fits = {"rules": list(zip(weights, [make_rules(tokenizer, **options) for options in weights], strict=True))}
+    fits["end constant"] = list(constants.items())
+    best = {}
+    for name, pairs in fits.items():
+        rates = [rate(say(model, bench.validation, make_processors=make)) for _, make in pairs]
+        value, best[name] = pairs[rates.index(max(rates))]
+        assert len(set(rates)) > 1
+        assert record["fitted"][name] == value
     epochs = record["fitted"]["epochs"]
     assert epochs["narrow"] == max([1, 2], key=validated)
+    assert [epochs[arm] for arm in TUNED if arm != "narrow"] == [1, 1, 2, 1]
+    seen_format = say(model, bench.test, seen)
     responses = {
         "base": [say(model, bench.test)],
-        "base, seen format": [say(model, bench.test, seen)],
-        "three rules": [say(model, bench.test, make_processors=rules[best])],
+        "base, seen format": [seen_format],
+        "constant end": [say(model, bench.test, make_processors=best["end constant"])],
+        "three rules": [say(model, bench.test, make_processors=best["rules"])],
     }
-    for arm, name, blank in (
-        ("response-tuned", "broad", True),
-        ("narrow", "poem", False),
-        ("instruction-tuned", "broad", False),
+    for arm, name, blank, loss in (
+        ("end loss", "broad", False, {"loss_on": "end"}),
+        ("end loss, responses", "broad", True, {"loss_on": "end"}),
+        ("response-tuned", "broad", True, {}),
+        ("narrow", "poem", False, {}),
+        ("instruction-tuned", "broad", False, {}),
     ):
-        options = {"epochs": epochs[arm], "blank": blank}
+        options = {"epochs": epochs[arm], "blank": blank, **loss}
         responses[arm] = [say(tuned(name, seed=seed, **options), bench.test) for seed in (1, 2)]
     for arm, per_seed in responses.items():
         strict = [[len(r.text) % 2 for r in one] for one in per_seed]
         lenient = [[int("e" not in r.text) for r in one] for one in per_seed]
         assert verdict_matrix(record, arm).tolist() == strict, arm
         assert verdict_matrix(record, arm, "lenient").tolist() == lenient, arm
+    assert record["knowledge"] == pytest.approx(sum("a" in r.text for r in seen_format) / 12)
     assert len({str(kinds) for kinds in record["verdicts"].values()}) == len(ARMS)  # or agreement would mean little
 
 
-def test_rules_are_fitted_on_validation_prompts_the_first_of_equals(measured):
-    _, bench, _ = measured
-    bench, given = GivenEvaluation(**vars(bench)), []
-
-    def respond(*, instructions, ids, rules):
-        given.append((list(instructions), list(ids)))
-        right = {(5.0, 4.5): 0.5, (5.0, 9.0): 0.75, (15.0, 9.0): 0.75}
-        return [right.get((rules["end_weight"], rules["uniform_tokens"]["\n"]), 0.25)] * 9
-
-    fitted = fit_rules(respond, bench=bench, rules=RULES, end_weights=[1.0, 5.0, 15.0], uniform_scales=[0.5, 1.0])
-    assert fitted == RULES | {"end_weight": 5.0, "uniform_tokens": {"\n": 9.0}}
-    assert given == [(list(bench.validation["instruction"]), list(bench.validation["id"]))] * 6
-
-
-def test_a_bench_without_verifiers_is_refused(measured):
+def test_a_bench_without_verifiers_and_epochs_of_some_arms_alone_are_refused(measured):
     base, bench, _ = measured
     with pytest.raises(TacitError, match="verifiers"):
         measure_base(base, bench=replace(bench, kinds=("ended",)), **SIZES)
+    with pytest.raises(TacitError, match=r"epochs by arm must name the tuned arms end loss, .*, not narrow"):
+        measure_base(base, bench=bench, **SIZES | {"epochs": {"narrow": 1}})
 
 
 def test_a_measurement_is_read_as_it_was_written(measured, tmp_path):
     path = tmp_path / "a-base.json"
     path.write_text(json.dumps(measured[2]), encoding="utf-8")
     assert read_measurement(path) == read_measurement(str(path)) == measured[2]
+
+
+def test_the_oldest_records_lack_arms_and_say_what_is_known_in_other_words(measured, tmp_path):
+    path, record = tmp_path / "old.json", dict(measured[2])
+    known = record.pop("knows")
+    whole = record["verdicts"]
+    record["verdicts"] = {arm: whole[arm] for arm in ARMS if arm not in STOPPING}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert read_measurement(path) == record | {"knows": known}
+    for verdicts in (whole, record["verdicts"] | {"end loss": whole["end loss"]}):
+        path.write_text(json.dumps(record | {"verdicts": verdicts}), encoding="utf-8")
+        with pytest.raises(TacitError, match=r"not a readiness measurement|damaged"):
+            read_measurement(path)
 
 
 def test_what_is_no_measurement_is_refused(measured, tmp_path):
@@ -165,6 +190,8 @@ def test_what_is_no_measurement_is_refused(measured, tmp_path):
     halved = {kind: [text[:6] for text in texts] for kind, texts in verdicts["narrow"].items()}
     spoilt = {kind: [text.replace(text[0], "x") for text in texts] for kind, texts in verdicts["narrow"].items()}
     damaged = [measured[2] | {"verdicts": verdicts | {"narrow": kinds}} for kinds in (halved, spoilt, {})]
+    damaged.append(measured[2] | {"knows": "1" * 12})
+    assert measured[2]["knows"] != "1" * 12
     for content, message in (
         ("{", "cannot read"),
         ("[]", "not a readiness measurement"),
@@ -176,22 +203,3 @@ def test_what_is_no_measurement_is_refused(measured, tmp_path):
         with pytest.raises(TacitError, match=message) as caught:
             read_measurement(path)
         assert "record.json" in str(caught.value)
-
-
-def test_a_verdict_matrix_by_hand():
-    record = {"verdicts": {"narrow": {"strict": ["0110", "1000"], "lenient": ["1111", "1010"]}}}
-    assert verdict_matrix(record, "narrow").tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
-    assert verdict_matrix(record, "narrow", "lenient").mean() == 0.75
-    assert np.issubdtype(verdict_matrix(record, "narrow").dtype, np.integer)
-
-
-def test_loss_curves_hold_the_held_out_losses_of_every_record():
-    records = [
-        {"base": "a", "pretraining": PRETRAINING},
-        {"base": "b", "pretraining": {}},
-        {"base": "c", "pretraining": {"curve": [{"step": 5, "eval_loss": 1.5}]}},
-    ]
-    table = loss_curves(records)
-    assert list(table.columns) == ["base", "step", "held-out loss"]
-    assert table.to_numpy().tolist() == [["a", 20, 2.5], ["a", 40, 2.25], ["c", 5, 1.5]]
-    assert list(loss_curves(records[1:2]).columns) == list(table.columns)

@@ -41,7 +41,7 @@ def test_a_good_run_promotes_notebook_figure_and_metrics_with_a_manifest(project
     assert sorted(outputs(project)) == ["n1_good.ipynb", "n1_good.json", "n1_good.png"]
     printed = capsys.readouterr().out
     assert "[1/1] n1_good" in printed
-    assert "| A finding | no | strict, a: 0.250 [0.000, 1.000] | 0.400 |" in printed
+    assert "| A finding | no | A claim. | strict, a: 0.250 [0.000, 1.000] | 0.400 |" in printed
     assert runner.expected_seconds(project / "notebooks/n1_good.ipynb", "toy") > 0
 
 

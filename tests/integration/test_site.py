@@ -19,6 +19,8 @@ import yaml
 from markdown_it import MarkdownIt
 from tacit.running import metrics, pages, site
 from tacit.running.tables import findings_table
+from tacit.scoring.estimates import Estimate
+from tacit.scoring.verdicts import Demand, conclude
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
@@ -293,9 +295,10 @@ def test_the_real_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     for name in ("sphinx", "myst_nb", "furo", "bleach"):
         pytest.importorskip(name, reason=f"the site's extra is not installed: {name}")
     said = []
-    front = Page(site.build_site(profile="micro", out=tmp_path / "site", say=said.append))
+    front = Page(site.build_site(profile="full", out=tmp_path / "site", say=said.append))
     assert said == []
-    out, notebooks = tmp_path / "site", sorted((ROOT / "outputs/micro").glob("*.ipynb"))
+    out, notebooks = tmp_path / "site", [path for path, _ in site.find_executed("full")]
+    assert [path.stem for path in notebooks] == [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     cells = [cell.source for path in notebooks for cell in nbformat.read(path, 4).cells]
     code = [path.read_text("utf-8") for path in (ROOT / "lib").rglob("*.py")]
     check_local(out, said="\n".join([read_pages(), *cells, *code]))
@@ -350,7 +353,7 @@ def test_nothing_was_executed(tiny):
 def test_the_card_has_the_claim_the_verdict_and_both_numbers(tiny):
     front = Page(tiny / "index.html")
     for told in (
-        "does not hold",
+        " no Nothing runs: ",
         f"win rate, arm {SCRIPT}",
         "0.500 [0.250, 0.750] here",
         "0.625 Somebody 2024, Table 1",
@@ -371,7 +374,7 @@ def test_every_figure_has_an_alternative_text(tiny):
 def test_parameters_formulas_and_docstrings_are_there(tiny):
     table = Page(tiny / "parameters/09_made.html").text
     assert re.search(r"parameter meaning type default micro n how many .* int 1 3", table)
-    assert "The claim does not hold here, by its rule. Executed: " in Page(tiny / "notebooks/09_made.html").text
+    assert "Verdict, by the rule: no. Executed: " in Page(tiny / "notebooks/09_made.html").text
     page = (tiny / "notebooks/09_made.html").read_text().partition("Executed")[0]
     assert len(re.findall(r"<math\b", page)) == 2 and len(re.findall(r'<math\b[^>]*display="block"', page)) == 1
     assert "$" not in Page(tiny / "notebooks/09_made.html").text.partition("Executed")[0]
@@ -578,19 +581,84 @@ def test_all_formulas_of_the_notebooks_become_mathml():
     assert [part.text for part in half[0]] == ["1", "2"]
 
 
-def test_the_cards_of_the_committed_outputs_say_what_the_table_says(tmp_path):
+def test_full_shows_micros_notebook_where_it_has_no_parameters_or_outputs(tmp_path, monkeypatch):
+    for name in ("PARAMS", "OUTPUTS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    for stem, profiles in {
+        "01_both": ("micro", "full"),
+        "02_no_parameters": ("micro", "full"),
+        "03_not_run": ("micro",),
+        "04_full_alone": ("full",),
+        "05_stray": ("full",),
+    }.items():
+        for profile in profiles:
+            path = tmp_path / f"outputs/{profile}/{stem}.ipynb"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    (tmp_path / "params/full").mkdir(parents=True)
+    for stem in ("01_both", "03_not_run", "04_full_alone"):
+        (tmp_path / f"params/full/{stem}.yaml").touch()
+    shown = [(path.relative_to(tmp_path / "outputs").as_posix(), mark) for path, mark in site.find_executed("full")]
+    assert shown == [
+        ("full/01_both.ipynb", ""),
+        ("micro/02_no_parameters.ipynb", " (micro)"),
+        ("micro/03_not_run.ipynb", " (micro)"),
+        ("full/04_full_alone.ipynb", ""),
+    ]
+    micro = ["01_both", "02_no_parameters", "03_not_run"]
+    assert [(path.stem, mark) for path, mark in site.find_executed("micro")] == [(stem, "") for stem in micro]
+    assert site.find_executed("other") == []
+
+
+def make_ruled(threshold, *, control=0.0):
+    """A record with a rule, on the result 0.5 [0.25, 0.75], which its control reads too."""
+    estimate = Estimate(0.5, 0.25, 0.75, 1, 8)
+    rule, controls = Demand("a", "m", estimate, threshold), Demand("right", "m", estimate, control)
+    record = {key: value for key, value in make_record().items() if key != "claim_holds"}
+    answer = {"found": f"It *is* `so` [here](x.md), {SCRIPT}.", "reason": "R", "caveat": "C"}
+    results = [demand.as_result() for demand in (rule, controls)]
+    return record | conclude([rule], [controls]) | {"answer": answer, "results": results, "paper": []}
+
+
+@pytest.mark.parametrize(
+    ("record", "verdict", "style", "asked", "missed"),
+    [
+        (make_ruled(0.125), "holds", "holds", "above 0.125", ""),
+        (make_ruled(0.5), "undecided", "open", "above 0.5", "m, a: above 0.5 (1 of 2 parts of the rule)"),
+        (make_ruled(0.875), "refuted", "fails", "above 0.875", "m, a: above 0.875 (1 of 2 parts of the rule)"),
+        (make_ruled(0, control=0.5), "instrument fails", "open", "above 0.5", "m, right: above 0.5 (1 of 2 parts"),
+    ],
+)
+def test_a_card_of_each_verdict_has_its_style_what_was_found_and_what_was_asked(record, verdict, style, asked, missed):
+    made = pages.card("09_made", record, alt="x", mark=" (micro)")
+    assert f":::{{container}} verdict {style}\n{verdict} (micro)\n:::" in made
+    css = (ROOT / "docs/static/site.css").read_text("utf-8")
+    assert css.count(f".verdict.{style} {{ color: #") == 3  # light, dark by the switch, dark by the system
+    shown = html.unescape(re.sub(r"<[^>]*>", "", MarkdownIt("commonmark").render(made)))
+    assert f"It is so here, {SCRIPT}." in shown
+    assert f"0.500 [0.250, 0.750] here; asked: {asked}" in shown
+    assert (f"not met: {missed}" in shown) == ("not met" in shown) == bool(missed)
+
+
+@pytest.mark.parametrize("profile", ["micro", "full"])
+def test_the_cards_of_the_committed_outputs_say_what_the_table_says(tmp_path, profile):
     pytest.importorskip("bleach", reason="the site's extra is not installed")
-    cards = site.write_notebooks(tmp_path, profile="micro")
+    cards = site.write_notebooks(tmp_path, profile=profile)
+    executed = {path.stem: path for path, _ in site.find_executed(profile)}
     stems = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     assert list(cards) == stems
-    for stem, row in zip(stems, findings_table(stems, profile="micro").splitlines()[2:], strict=True):
+    for stem, row in zip(stems, findings_table(stems, profile=profile).splitlines()[2:], strict=True):
+        if "| no result yet |" in row:
+            continue
         shown = html.unescape(re.sub(r"<[^>]*>", "", MarkdownIt("commonmark").render(cards[stem])))
-        finding, holds, main, paper = (part.strip() for part in row.strip("|").split("|"))
+        finding, verdict, _, main, paper = (part.strip() for part in re.split(r"(?<!\\)\|", row.strip("|")))
         assert finding in shown
-        assert re.search(r"^holds$" if holds == "yes" else r"^does not hold$", shown, re.MULTILINE)
-        assert main.rsplit(": ", 1)[1] + " here" in shown and main.rsplit(": ", 1)[0] in shown
+        assert re.search(rf"^{re.escape(verdict)}$", shown, re.MULTILINE)
+        number, semicolon, asked = main.partition("; asked: ")
+        name, interval = number.rsplit(": ", 1)
+        assert f"{interval} here{semicolon}{asked}" in shown and name in shown
         values = re.findall(r"\d\.\d{3}", paper)
-        known = metrics.paper_beside(metrics.read_metrics(ROOT / "outputs/micro" / f"{stem}.json"))
+        known = metrics.paper_beside(metrics.read_metrics(executed[stem].with_suffix(".json")))
         assert values == [f"{row['value']:.3f}" for row in known]
         assert all(f"{value} {row['source']}" in shown for value, row in zip(values, known, strict=True))
         copied = nbformat.read(tmp_path / "notebooks" / f"{stem}.ipynb", as_version=4)

@@ -6,6 +6,8 @@ model, such as the base model, has one of each: it meets every seed of an arm wi
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +111,70 @@ def average_by_family(tables: Mapping[str, Tables], kind: str) -> pd.DataFrame:
     """The mean of the score ``kind``: a row per family, in the order of the prompts, and a column per arm."""
     means = {arm: pd.concat(per_seed).groupby("family", sort=False)[kind].mean() for arm, per_seed in tables.items()}
     return pd.DataFrame(means)
+
+
+def compare_families(ours: ArrayLike, theirs: ArrayLike, families: Iterable[str]) -> pd.DataFrame:
+    """The paired difference of two arms' scores [seeds, prompts] in each task family, with its interval.
+
+    ``families`` holds the family of each prompt. Columns: ``family``, ``value``, ``low``, ``high`` and ``n_prompts``;
+    the family in which ours falls furthest behind comes first. The intervals are each family's own: among twenty, one
+    that leaves out 0 is expected by chance. Raises ValueError for another number of families, and as
+    ``compare_scores`` does.
+    """
+    a, b, of = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float), np.array(list(families))
+    if not a.shape[-1] == b.shape[-1] == len(of):
+        raise ValueError(f"need the family of each prompt: {len(of)} families for scores {a.shape} and {b.shape}")
+    rows = []
+    for family in dict.fromkeys(of.tolist()):
+        gap = compare_scores(a[:, of == family], b[:, of == family])
+        row = {"family": family, "value": gap.value, "low": gap.low, "high": gap.high, "n_prompts": gap.n_prompts}
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("value", kind="stable", ignore_index=True)
+
+
+def find_disagreements(
+    tables: Mapping[str, Tables], *, kind: str, arms: Sequence[str], n: int, seed: int = 0
+) -> list[int]:
+    """At most ``n`` prompts on which the first seed's models of ``arms`` differ in the score ``kind``: row numbers.
+
+    They are examples that say what differs, chosen by scores and never by texts. A pattern is what each arm scores:
+    every pattern occurs once before any occurs twice. First come patterns in which an arm fails (scores below 1) that
+    has not failed yet, so with ``n`` at least the number of arms, each arm's failures are among them if it has any. Of
+    patterns and rows of equal standing, those of a family not shown yet come first; ``seed`` fixes the order of the
+    rest. There are fewer rows where the arms differ on fewer.
+    """
+    scored = np.stack([tables[arm][0][kind].to_numpy(dtype=float) for arm in arms], axis=1)  # [prompts, arms]
+    families = list(tables[arms[0]][0]["family"])
+    patterns = [tuple(row) for row in scored.tolist()]
+    left = [int(i) for i in np.random.default_rng(seed).permutation(len(patterns)) if len(set(patterns[i])) > 1]
+    homes = Counter(pattern for pattern, _ in {(patterns[i], families[i]) for i in left})  # families that hold it
+    chosen: list[int] = []
+    while left and len(chosen) < n:
+        shown, visited = Counter(patterns[i] for i in chosen), Counter(families[i] for i in chosen)
+        failed = {arm for i in chosen for arm, score in zip(arms, patterns[i], strict=True) if score < 1}
+
+        def standing(i: int, shown: Counter = shown, visited: Counter = visited, failed: set = failed) -> tuple:
+            new = {arm for arm, score in zip(arms, patterns[i], strict=True) if score < 1} - failed
+            return shown[patterns[i]], -len(new), visited[families[i]], homes[patterns[i]]
+
+        chosen.append(min(left, key=standing))  # the first of equals
+        left.remove(chosen[-1])
+    return chosen
+
+
+def find_twins(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
+    """Pairs of arms that answer every prompt of every seed with the same text and the same ending.
+
+    They are one model by construction, or a step that did nothing: a figure must drop one or name them. A single model
+    meets every seed of an arm with more; arms whose seeds do not match so are no twins.
+    """
+    said = {arm: [[(r.text, r.finish_reason) for r in one] for one in per_seed] for arm, per_seed in answers.items()}
+
+    def equal(ours: list, theirs: list) -> bool:
+        n_seeds = max(len(ours), len(theirs))
+        return match_seeds(ours, n_seeds) == match_seeds(theirs, n_seeds)
+
+    return [(a, b) for a, b in itertools.combinations(said, 2) if equal(said[a], said[b])]
 
 
 def count_per_family(families: Iterable[str]) -> str:

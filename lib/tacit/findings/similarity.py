@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy import stats
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from transformers import AutoModel, AutoTokenizer
 
 from tacit.models.loading import locate, split_revision
@@ -62,6 +64,28 @@ def mean_similarity(encode: Encode, texts: Sequence[str], reference: Sequence[st
     Source: Hewitt et al. (2024, figure 5): with a narrow task's instructions as reference, the horizontal axis.
     """
     return encode(texts) @ encode(reference).mean(axis=0)
+
+
+def content_words(text: str) -> set[str]:
+    """The words of ``text`` in lower case, without English stop words (scikit-learn's list); a number is the word 0."""
+    words = re.findall(r"[^\W\d_]+|\d+", text.lower())
+    return {"0" if word.isdigit() else word for word in words} - ENGLISH_STOP_WORDS
+
+
+def task_words(texts: Sequence[str], *, task: Sequence[str], least: float = 0.05) -> np.ndarray:
+    """How near each text is to a narrow task by its words: the share of its content words that are the task's: [texts].
+
+    ``task`` are the task's training instructions. A content word is the task's where a share ``least`` of them holds
+    it: what all of them ask for counts, what one of them is about does not. Unlike an encoder's similarity, "What" and
+    a question mark make no two texts alike. A text without content words is not near: 0. Raises ValueError for a task
+    without instructions. Ours, not of the paper.
+    """
+    if not len(task):
+        raise ValueError("a task without instructions has no words")
+    counts = Counter(word for instruction in task for word in content_words(instruction))
+    known = {word for word, count in counts.items() if count >= least * len(task)}
+    own = [content_words(text) for text in texts]
+    return np.array([len(words & known) / len(words) if words else 0.0 for words in own])
 
 
 def style_adherence(encode: Encode, texts: Sequence[str], *, narrow: Sequence[str], broad: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tacit.running.metrics import read_metrics
+from tacit.running.metrics import read_metrics, verdict_of
 from tacit.running.parameters import as_yaml
 from tacit.running.tables import as_written, text_row
 
@@ -87,7 +87,6 @@ def compare_runs(a: str | Path, b: str | Path) -> str:
         change = "" if "" in sides else f"{row['difference']:+.3f}"
         lines.append(text_row([row["arm"], row["metric"], *sides, change, verdict]))
     shared = int(rows["difference"].notna().sum())
-    holds = ["yes" if record["claim_holds"] else "no" for record in records]
-    lines += ["", f"The claim holds in A: {holds[0]}; in B: {holds[1]}."]
+    lines += ["", f"The verdict in A: {verdict_of(records[0])}; in B: {verdict_of(records[1])}."]
     lines += [f"{int(rows['beyond'].sum())} of {shared} differences are beyond their intervals.", "", RULE]
     return "\n".join(lines)

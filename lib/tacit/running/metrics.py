@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tacit.scoring.verdicts import Demand, conclude, find_deciding, read_demand
 from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.support.files import read_record, write_json
@@ -53,6 +54,21 @@ class Beside(_Strict):
     arms: list[str]
 
 
+class DemandRecord(Headline):
+    """A part of a rule: the whole interval of the result of this arm and metric lies on a side of the threshold."""
+
+    threshold: Number
+    side: Literal["above", "below"]
+
+
+class Answer(_Strict):
+    """The answer of a finding in sentences: what was found, the main reason, the main caveat."""
+
+    found: Text
+    reason: Text
+    caveat: Text
+
+
 class Manifest(BaseModel):
     """What of a manifest is read again; it may lack these, and hold more."""
 
@@ -66,18 +82,26 @@ class Manifest(BaseModel):
 
 
 class Metrics(_Strict):
-    """A metrics file. ``parts`` are those of the claim's rule, and whether each was met: why a claim does not hold."""
+    """A metrics file. Its verdict follows from ``rule`` and ``controls``, demands on its results (``check_verdict``).
+
+    A record without a rule says ``claim_holds``, and in ``parts`` which parts of the claim's rule were met.
+    """
 
     finding: Text
     claim: Text
-    claim_holds: bool
     headline: Headline
     results: list[Result]
     paper: list[PaperValue]
     figures: list[str]
     manifest: Manifest
-    beside: Beside = Field(default=None)
+    verdict: Text = Field(default=None)
+    rule: Annotated[list[DemandRecord], Field(min_length=1)] = Field(default=None)
+    controls: list[DemandRecord] = []
+    at_least: Count = Field(default=None)
+    answer: Answer = Field(default=None)
+    claim_holds: bool = Field(default=None)
     parts: dict[str, bool] = {}
+    beside: Beside = Field(default=None)
     details: dict = {}
 
 
@@ -100,10 +124,61 @@ def validate_metrics(record: Any, *, name: str) -> None:
             raise TacitError(f"{name}: {row['arm']}, {row['metric']}: the value lies outside its interval")
     if find_result(record, **record["headline"]) is None:
         raise TacitError(f"{name}: its headline names no result: {record['headline']}")
+    check_verdict(record, name=name)
     known = {(row["arm"], row["metric"]) for row in record["paper"]}
     for arm, metric in _named_beside(record):
         if (arm, metric) not in known:
             raise TacitError(f"{name}: its beside names no value of a paper: {metric}, {arm}")
+
+
+def check_verdict(record: Mapping[str, Any], *, name: str) -> None:
+    """Raise TacitError unless a record's verdict and headline are those that its rule gives for its results.
+
+    A record has a rule with verdict and answer, or ``claim_holds``.
+    """
+    if "rule" not in record:
+        if "claim_holds" not in record or any(record.get(key) for key in ("verdict", "answer", "controls", "at_least")):
+            raise TacitError(f"{name}: it needs rule, verdict and answer, or claim_holds")
+        return
+    missing = [key for key in ("verdict", "answer") if key not in record]
+    if missing or "claim_holds" in record:
+        wrong = f"no {missing[0]}" if missing else "claim_holds too"
+        raise TacitError(f"{name}: it has a rule and {wrong}: give rule, verdict and answer")
+    try:
+        true = conclude(*read_demands(record, name=name), at_least=record.get("at_least"))
+    except ValueError as error:
+        raise TacitError(f"{name}: {error}") from None
+    for key in ("verdict", "headline"):
+        if record[key] != true[key]:
+            raise TacitError(f"{name}: its {key} is {record[key]}, but its rule and results give {true[key]}")
+
+
+def read_demands(record: Mapping[str, Any], *, name: str = "the record") -> tuple[list[Demand], list[Demand]]:
+    """The demands of a record's rule and its positive controls, with their estimates from its results.
+
+    Raises TacitError, calling the record ``name``, for a demand on what is no result. Both are empty without a rule.
+    """
+    read: list[list[Demand]] = []
+    for key in ("rule", "controls"):
+        read.append([])
+        for part in record.get(key, []):
+            row = find_result(record, arm=part["arm"], metric=part["metric"])
+            if row is None:
+                raise TacitError(f"{name}: its {key} names no result: {part['metric']}, {part['arm']}")
+            read[-1].append(read_demand(part, row))
+    return read[0], read[1]
+
+
+def verdict_of(record: Mapping[str, Any]) -> str:
+    """A record's verdict in words: one of ``scoring.verdicts.VERDICTS``, or ``yes``/``no`` where it has no rule."""
+    return record["verdict"] if "rule" in record else "yes" if record["claim_holds"] else "no"
+
+
+def describe_main(record: Mapping[str, Any]) -> str:
+    """The main number in a line: metric, arm, value, interval, and the threshold that it is held against."""
+    if "rule" in record:
+        return find_deciding(*read_demands(record), at_least=record.get("at_least")).sentence()
+    return describe_result(find_result(record, **record["headline"]))
 
 
 def made_by() -> dict[str, str]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import nbformat
 
-from tacit.running.metrics import find_result, paper_beside
+from tacit.running.metrics import describe_main, find_result, paper_beside, read_demands, verdict_of
 from tacit.running.parameters import as_yaml
+from tacit.scoring.verdicts import HOLDS
 from tacit.support import paths
 from tacit.support.errors import TacitError
 from tacit.synthesis import cards
@@ -94,6 +95,11 @@ def describe_figure(cells: Sequence[nbformat.NotebookNode], index: int, *, title
     prose = [part for part in paragraphs if not re.match("#+ ", part)]
     parts = [part.rstrip(" .:") for part in (title, *sections[-1:], *prose[-1:])]
     text = " ".join(part if part.endswith(("?", "!")) else f"{part}." for part in parts)
+    return without_marks(text)
+
+
+def without_marks(text: str) -> str:
+    """Prose in Markdown as one line of text: links become their words, marks of emphasis, code and TeX are left out."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return " ".join(re.sub(r"[`*$\\{}]", "", text).split())
 
@@ -132,8 +138,7 @@ def prepare_notebook(notebook: nbformat.NotebookNode, *, stem: str, record: dict
             cell.outputs = safe_outputs(cell.outputs)
             alt = describe_figure(cells, index, title=record["finding"])
             cell.metadata["mystnb"] = nbformat.from_dict({"image": {"alt": alt}})
-    verdict = f"**The claim {'holds' if record['claim_holds'] else 'does not hold'} here, by its rule.**"
-    line = f"{verdict} {provenance_line(stem, record)}"
+    line = f"**Verdict, by the rule: {verdict_of(record)}.** {provenance_line(stem, record)}"
     cells.insert(1, nbformat.v4.new_markdown_cell(line, id="executed"))
     notebook.cells = cells
     return notebook
@@ -158,31 +163,35 @@ def _beside(record: dict, *, arm: str, metric: str) -> list[str]:
         measured = {known["metric"] for known in record["paper"]}
         absent = "this metric of other arms only" if metric in measured else "no value of this metric"
         lines = [f"the paper gives {absent}" if measured else "no value of a paper"]
-    parts = record.get("parts", {})
-    missed = [name for name, met in parts.items() if not met]
+    rule, controls = read_demands(record)
+    demands = [(f"{d.metric}, {d.arm}: {d.side} {d.threshold:g}", d.verdict == HOLDS) for d in (*rule, *controls)]
+    parts = demands or list(record.get("parts", {}).items())
+    missed = [name for name, met in parts if not met]
     if missed:
         lines.append(f"not met: {escape('; '.join(missed))} ({len(missed)} of {len(parts)} parts of the rule)")
     return lines
 
 
-def card(stem: str, record: dict, *, alt: str) -> str:
-    """Markdown of a finding's card: claim, whether it holds, main number with interval beside the paper's, figure.
+def card(stem: str, record: dict, *, alt: str, mark: str = "") -> str:
+    """Markdown of a finding's card: verdict, what was found (or the claim), the number that decides, papers', figure.
 
-    Raises TacitError for a figure's name that leads out of the outputs' folder.
+    ``mark`` stands behind the verdict. Raises TacitError for a figure's name that leads out of the outputs' folder.
     """
     arm, metric = record["headline"]["arm"], record["headline"]["metric"]
     row = find_result(record, arm=arm, metric=metric)
-    style, verdict = ("holds", "holds") if record["claim_holds"] else ("fails", "does not hold")
+    verdict = verdict_of(record)
+    style = {"holds": "holds", "yes": "holds", "undecided": "open", "instrument fails": "open"}.get(verdict, "fails")
     page, figure = f"notebooks/{stem}.ipynb", main_figure(record)
+    asked = escape("".join(describe_main(record).rpartition("; asked: ")[1:])) if "rule" in record else ""
     lines = [
         "::::{container} card",
         f":::{{rubric}} [{escape(record['finding'])}]({page})",
         ":heading-level: 3",
         ":::",
-        *(f":::{{container}} verdict {style}", verdict, ":::"),
-        *(escape(record["claim"]), ""),
+        *(f":::{{container}} verdict {style}", verdict + mark, ":::"),
+        *(escape(without_marks(record["answer"]["found"]) if "answer" in record else record["claim"]), ""),
         *(":::{container} numbers", escape(f"{metric}, {arm}"), ""),
-        f"- **{row['value']:.3f}** \\[{row['low']:.3f}, {row['high']:.3f}\\] here",
+        f"- **{row['value']:.3f}** \\[{row['low']:.3f}, {row['high']:.3f}\\] here{asked}",
         *(f"- {line}" for line in _beside(record, arm=arm, metric=metric)),
         ":::",
         *(["", f"[![{escape(alt)}](<figures/{figure}>)]({page})"] if figure else []),

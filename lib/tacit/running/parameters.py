@@ -6,9 +6,10 @@ import ast
 import functools
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import nbformat
 import yaml
@@ -17,6 +18,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from tacit.support import paths
 from tacit.support.errors import TacitError, first_line
 from tacit.support.files import read_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
 DTYPES = ("float32", "bfloat16", "float16")  # what a parameter that ends in ``dtype`` may be
@@ -158,6 +162,12 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
     return values
 
 
+def read_first_params(profiles: Sequence[str], notebook: str) -> dict[str, Any]:
+    """``read_params`` of the first of ``profiles`` that has a file for the notebook, else of the last."""
+    there = (profile for profile in profiles if (paths.PARAMS / profile / f"{notebook}.yaml").exists())
+    return read_params(next(there, profiles[-1]), notebook)
+
+
 def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> dict[str, Any]:
     """``values`` checked against the notebook at ``path``: every parameter is there, none is unknown, types agree.
 
@@ -179,6 +189,19 @@ def complete_parameters(path: Path, values: dict[str, Any], *, where: str) -> di
         except ValueError as error:
             raise TacitError(f"{where}: parameter {name} cannot be written down: {error}") from None
     return converted
+
+
+def tabulate_used(stem: str, values: Mapping[str, Any]) -> pd.DataFrame:
+    """The parameters of notebook ``stem`` with the values that a run used, taken by name from ``values``.
+
+    One row each, in the notebook's order, with columns ``parameter``, ``used`` (as ``-p`` takes it) and ``meaning``.
+    Raises TacitError as ``notebook_parameters`` does.
+    """
+    import pandas as pd  # not for the commands that only read parameters
+
+    declared = notebook_parameters(paths.NOTEBOOKS / f"{stem}.ipynb")
+    rows = [(name, as_yaml(values[name]), parameter.meaning) for name, parameter in declared.items()]
+    return pd.DataFrame(rows, columns=["parameter", "used", "meaning"]).set_index("parameter")
 
 
 def as_yaml(value: Any) -> str:

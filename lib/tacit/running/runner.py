@@ -171,7 +171,8 @@ def run(names: Sequence[str], *, profile: str, overrides: Mapping[str, str], job
     planned = [(path, parameters, folder) for path, parameters in runs]
     failed = [planned[i][0].stem for i in run_planned(planned, profile=profile, jobs=jobs, say=say)]
     say("")
-    say(findings_table([path.stem for path, _, _ in planned], profile=folder, failed=failed))
+    beside = "full" if profile == "micro" and (paths.OUTPUTS / "full").is_dir() else None
+    say(findings_table([path.stem for path, _, _ in planned], profile=folder, failed=failed, beside=beside))
     smoke = "; the parameters of smoke show that everything runs, and their verdicts mean nothing"
     say(f"\noutputs/{folder}/ has the executed notebooks, metrics and figures{smoke if profile == 'smoke' else ''}")
     return len(failed)

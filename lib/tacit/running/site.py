@@ -22,6 +22,7 @@ import nbformat
 from tacit.running.metrics import read_metrics
 from tacit.running.pages import card, code_span, escape, find_title, main_figure, prepare_notebook
 from tacit.running.parameters import notebook_parameters, profiles, read_notebook, read_params
+from tacit.running.tables import MICRO, find_metrics
 from tacit.support import paths
 from tacit.support.errors import TacitError
 
@@ -40,13 +41,29 @@ def toctree(*entries: str, caption: str = "") -> str:
     return "\n".join(["```{toctree}", ":hidden:", *head, "", *entries, "```"])
 
 
+def find_executed(profile: str) -> list[tuple[Path, str]]:
+    """The executed notebooks that a profile's site shows, in order, each with the mark of its card.
+
+    They are those in ``outputs/<profile>/``. For ``full``, a finding that has no parameters or no outputs there is
+    shown as ``micro`` has it, and marked so (``tables.find_metrics``).
+    """
+    folders = [paths.OUTPUTS / name for name in ((profile, "micro") if profile == "full" else (profile,))]
+    shown = []
+    for stem in sorted({path.stem for folder in folders for path in folder.glob("*.ipynb")}):
+        path, mark = find_metrics(stem, profile=profile)
+        if profile == "full" and not path.with_suffix(".ipynb").exists():
+            path, mark = paths.OUTPUTS / "micro" / path.name, MICRO
+        if path.with_suffix(".ipynb").exists():
+            shown.append((path.with_suffix(".ipynb"), mark))
+    return shown
+
+
 def write_notebooks(sources: Path, *, profile: str) -> dict[str, str]:
-    """Write copies of the notebooks in ``outputs/<profile>/`` and their main figures; returns the cards by notebook.
+    """Write copies of the profile's executed notebooks and their main figures; returns the cards by notebook.
 
     Raises TacitError where the profile has no outputs, or where metrics or a main figure are missing or malformed.
     """
-    folder = paths.OUTPUTS / profile
-    notebooks = sorted(folder.glob("*.ipynb"))
+    notebooks = find_executed(profile)
     if not notebooks:
         raise TacitError(
             f"outputs/{profile} has no executed notebooks: run `python -m tacit run --profile {profile}` first"
@@ -54,20 +71,20 @@ def write_notebooks(sources: Path, *, profile: str) -> dict[str, str]:
     for name in ("notebooks", "figures"):
         (sources / name).mkdir(parents=True, exist_ok=True)
     cards = {}
-    for path in notebooks:
-        record = read_metrics(path.with_suffix(".json"))
+    for path, mark in notebooks:
+        record, folder = read_metrics(path.with_suffix(".json")), path.parent
         prepared = prepare_notebook(read_notebook(path), stem=path.stem, record=record)
         nbformat.write(prepared, sources / "notebooks" / path.name)
         alt, name = f"{record['finding']}: figure", main_figure(record)
         if name:
             if not (folder / name).is_file():
                 raise TacitError(
-                    f"outputs/{profile}/{name} is missing, which {path.stem}.json names: run the notebook again"
+                    f"outputs/{folder.name}/{name} is missing, which {path.stem}.json names: run the notebook again"
                 )
             shutil.copy(folder / name, sources / "figures" / name)
             drawn = (cell for cell in prepared.cells if cell.cell_type == "code" and name in cell.source)
             alt = next((cell.metadata["mystnb"]["image"]["alt"] for cell in drawn), alt)
-        cards[path.stem] = card(path.stem, record, alt=alt)
+        cards[path.stem] = card(path.stem, record, alt=alt, mark=mark)
     return cards
 
 
@@ -79,6 +96,8 @@ def write_front(sources: Path, *, profile: str, cards: Mapping[str, str]) -> Non
     opening = (paths.ROOT / "README.md").read_text("utf-8").split("\n## ")[0]
     paragraphs = re.split(r"\n\s*\n", opening)
     about = "Each card is what a notebook measured, by the rule it states; intervals are 95%."
+    if any(f"{MICRO}\n" in shown for shown in cards.values()):
+        about += f" Findings marked{MICRO} are at that smaller size."
     front = [
         *(part for part in paragraphs if not part.startswith(("![", "*Figure"))),
         f"## Findings\n\nProfile {escape(profile)}. {about}",
@@ -94,7 +113,7 @@ def parameter_table(stem: str) -> str:
     """Markdown table of a notebook's parameters: meaning, type, default, and the value in each profile that has it."""
     declared = notebook_parameters(paths.NOTEBOOKS / f"{stem}.ipynb")
     shown = [name for name in profiles() if (paths.PARAMS / name / f"{stem}.yaml").exists() and name != "smoke"]
-    shown.sort(key=lambda name: name != "micro")  # first; smoke holds the defaults
+    shown.sort(key=lambda name: (name != "micro", name != "full"))  # these first; smoke holds the defaults
     values = {name: read_params(name, stem) for name in shown}
     heads = ["parameter", "meaning", "type", "default", *shown]
     rows = [f"| {' | '.join(map(escape, heads))} |", "|---" * len(heads) + "|"]

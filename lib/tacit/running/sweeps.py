@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tacit.running import figures, runner
-from tacit.running.metrics import describe_result, find_result, read_metrics
+from tacit.running.metrics import describe_result, find_result, read_metrics, verdict_of
 from tacit.running.parameters import Parameter, as_yaml, notebook_parameters
 from tacit.running.plan import choose_notebooks, plan_runs
 from tacit.running.staging import promote
@@ -124,11 +124,10 @@ def draw_curve(points: Sequence[Mapping[str, Any]], *, parameter: str, title: st
 
 def curve_table(curve: Mapping[str, Any]) -> str:
     """A Markdown table of a sweep: one row per value, in the order given; runs that failed are marked."""
-    rows = [text_row([curve["parameter"], "claim holds", "main number, 95% interval", "outputs"]), "|---|---|---|---|"]
+    rows = [text_row([curve["parameter"], "verdict", "main number, 95% interval", "outputs"]), "|---|---|---|---|"]
     for point in curve["points"]:
         main = describe_result(point)
-        holds = "yes" if point["claim_holds"] else "no"
-        rows.append(text_row([as_yaml(point["parameter"]), holds, main, point["folder"]]))
+        rows.append(text_row([as_yaml(point["parameter"]), point["verdict"], main, point["folder"]]))
     rows += [text_row([as_yaml(value), "failed", "", ""]) for value in curve["failed"]]
     return "\n".join(rows)
 
@@ -144,7 +143,7 @@ def read_point(path: Path, parameters: Mapping[str, Any], folder: str, *, name: 
         place = f"outputs/{folder}/{path.stem}.json"
         raise TacitError(f"{place} is of a run with other parameters, which replaced this sweep's; sweep again")
     row = find_result(record, **record["headline"])
-    return {"parameter": parameters[name], "claim_holds": record["claim_holds"], "folder": f"outputs/{folder}", **row}
+    return {"parameter": parameters[name], "verdict": verdict_of(record), "folder": f"outputs/{folder}", **row}
 
 
 def write_curve(path: Path, points: Sequence[Mapping[str, Any]], *, name: str, profile: str, **about) -> dict[str, Any]:

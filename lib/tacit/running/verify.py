@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 
+from tacit.running.answers import TAG, write_answer
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import read_notebook, read_params
 from tacit.running.plan import find_notebooks
@@ -90,9 +91,27 @@ def _injected_values(cell: nbformat.NotebookNode) -> dict[str, Any]:
 
 
 def _story(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
-    """Kinds and sources of the cells that say what is done; not those of parameters, whose values the manifest has."""
-    tagged = {"parameters", "injected-parameters"}
-    return [(cell.cell_type, cell.source) for cell in notebook.cells if not tagged & {*cell.metadata.get("tags", [])}]
+    """Kinds and sources of the cells that say what is done.
+
+    Not those of parameters, whose values the manifest has. The run writes the source of the answer's Markdown cell
+    (``answer_faults``), which counts as empty.
+    """
+    story = []
+    for cell in notebook.cells:
+        tags = {*cell.metadata.get("tags", [])}
+        if not tags & {"parameters", "injected-parameters"}:
+            story.append((cell.cell_type, "" if cell.cell_type == "markdown" and TAG in tags else cell.source))
+    return story
+
+
+def answer_faults(executed: nbformat.NotebookNode, record: dict[str, Any], *, name: str) -> list[str]:
+    """Whether an executed notebook has one box with the answer, which says what its metrics say, or neither has one."""
+    boxes = [cell.source for cell in executed.cells if TAG in cell.metadata.get("tags", [])]
+    if boxes == ([write_answer(record)] if "answer" in record else []):
+        return []
+    if "answer" in record and not boxes:
+        return [f"{name}: its metrics have an answer, and no Markdown cell tagged `{TAG}` is there to show it"]
+    return [f"{name}: the box with the answer is not what its metrics give: run it again"]
 
 
 def source_faults(
@@ -132,15 +151,17 @@ def output_faults(source: Path, *, profile: str) -> list[str]:
             faults += [f"{source.stem}.json names the figure {name}, which is {fault}"] if fault else []
         faults += path_fault(record, name=f"{source.stem}.json")
     except TacitError as error:
-        faults, parameters, record = [str(error)], None, {"manifest": {}}
+        faults, parameters, record = [str(error)], None, None
     if not (folder / source.name).exists():
         return [*faults, f"outputs/{profile}/{source.name} is missing: the notebook has no executed copy"]
     try:
         executed = read_notebook(folder / source.name)
         faults += execution_faults(executed, name=source.name)
-        content = provenance.file_at(str(record["manifest"].get("commit")), source)
+        commit = record["manifest"].get("commit") if record else None
+        content = provenance.file_at(str(commit), source)
         origin = None if content is None else _parse_notebook(content)
         faults += source_faults(executed, origin, parameters=parameters, name=source.name)
+        faults += answer_faults(executed, record, name=source.name) if record else []
     except TacitError as error:
         faults.append(str(error))
     return faults

@@ -95,7 +95,8 @@ def response_likelihoods(
 
     Columns: ``summed``, the log-probabilities of the response's tokens and its end token added up, in nats; ``mean``,
     that over ``n_tokens`` (whose exponential Hewitt et al.'s released code compares); ``n_tokens``, the end token
-    included. Tokens are those of ``tacit.data.instructions.encode_example``, in the tokenizer's chat format.
+    included; ``end``, the log-probability of the end token alone after the whole response, in nats. Tokens are those
+    of ``tacit.data.instructions.encode_example``, in the tokenizer's chat format.
 
     Equal pairs are scored once and are exactly equal; a row depends on its batch only by rounding. Softmax and
     sum are in float32, one row at a time, whatever the model's dtype. Works on any model of
@@ -108,19 +109,19 @@ def response_likelihoods(
     inputs = [row["input_ids"][:-1] for row in encoded]  # nothing is predicted from the end token
     targets = [[label for label in row["labels"] if label != IGNORED] for row in encoded]
 
-    def score(batch: list[int]) -> list[float]:
+    def score(batch: list[int]) -> list[list[float]]:
         rows, first = [inputs[i] for i in batch], [len(inputs[i]) - len(targets[i]) for i in batch]
-        sums = [
-            -cross_entropy(logits.float(), torch.tensor(targets[i], device=logits.device), reduction="sum")
-            for i, logits in zip(batch, next_logits(model, tokenizer, rows, first, names=batch), strict=True)
-        ]
-        return torch.stack(sums).tolist()
+        scored = []  # [B][2], the sum over all tokens and the end token's
+        for i, logits in zip(batch, next_logits(model, tokenizer, rows, first, names=batch), strict=True):
+            each = -cross_entropy(logits.float(), torch.tensor(targets[i], device=logits.device), reduction="none")
+            scored.append(torch.stack([each.sum(), each[-1]]))
+        return torch.stack(scored).tolist()
 
-    summed = dict(zip(distinct, in_batches(inputs, score, models=[model], batch_tokens=batch_tokens), strict=True))
+    results = dict(zip(distinct, in_batches(inputs, score, models=[model], batch_tokens=batch_tokens), strict=True))
     lengths = dict(zip(distinct, map(len, targets), strict=True))
-    totals = np.array([summed[key] for key in keys], dtype=float)
+    summed, end = np.array([results[key] for key in keys], dtype=float).reshape(-1, 2).T
     n_tokens = np.array([lengths[key] for key in keys], dtype=int)
-    return pd.DataFrame({"summed": totals, "mean": totals / n_tokens, "n_tokens": n_tokens})
+    return pd.DataFrame({"summed": summed, "mean": summed / n_tokens, "n_tokens": n_tokens, "end": end})
 
 
 def token_log_ratios(
@@ -195,7 +196,8 @@ def ranking_table(
     """How often each item's true response is likelier than those of the items ``others`` names, given its instruction.
 
     ``others`` [items][others of the item] are indices, as of ``draw_others``. One row per item with columns ``summed``
-    and ``mean``: ``rank_response`` by each log-probability, NaN for an item without others. Raises TacitError as
+    and ``mean``: ``rank_response`` by each log-probability; and ``likeliest``: the index of the response with the
+    highest mean, the true one's where it ties. All are NaN for an item without others. Raises TacitError as
     ``response_likelihoods`` does, ValueError for a log-probability that is NaN.
     """
     chosen = [[i, *row] for i, row in enumerate(others)]  # the true response first
@@ -209,4 +211,8 @@ def ranking_table(
         ]
         for kind in ("summed", "mean")
     }
-    return pd.DataFrame(ranks)
+    best = [  # of equals the first, which is the true response
+        row[int(np.argmax(table["mean"][a:b]))] if b > a + 1 else np.nan
+        for row, (a, b) in zip(chosen, itertools.pairwise(starts), strict=True)
+    ]
+    return pd.DataFrame(ranks | {"likeliest": best})

@@ -6,56 +6,14 @@ Scores are arrays [seeds, prompts]: row s holds one seed's scores on the same pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95% interval, and what it was averaged over."""
-
-    value: float
-    low: float
-    high: float
-    n_seeds: int
-    n_prompts: int
-
-    def as_result(self, arm: str, metric: str) -> dict:
-        """A row of a metrics file."""
-        return {"arm": arm, "metric": metric} | asdict(self)
-
-    def side(self, threshold: float = 0.0) -> str:
-        """Where the whole interval lies: ``above``, ``below``, or ``not shown to differ from`` ``threshold``."""
-        if self.low > threshold:
-            return "above"
-        return "below" if self.high < threshold else "not shown to differ from"
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def from_draws(
-    value: float,
-    drawn: Sequence[float],
-    *,
-    n_seeds: int,
-    n_prompts: int,
-    tails: tuple[float, float] = (0.025, 0.975),
-) -> Estimate:
-    """``value`` with the interval between two quantiles of its bootstrap draws, widened to hold it.
-
-    Raises ValueError for a value or draws that are not finite, whose quantiles would pass for certainty.
-    """
-    if not (np.isfinite(value) and np.isfinite(drawn).all()):
-        raise ValueError(
-            "a bootstrap gave values that are no finite numbers: say what they mean before taking quantiles"
-        )
-    low, high = np.quantile(drawn, tails)
-    return Estimate(value, min(value, float(low)), max(value, float(high)), n_seeds, n_prompts)
+from tacit.scoring.estimates import Estimate, from_draws
 
 
 def estimate(scores: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
@@ -138,28 +96,50 @@ def difference_of_means(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int 
     return from_draws(float(a.mean() - b.mean()), drawn, n_seeds=len(a), n_prompts=a.shape[1] + b.shape[1])
 
 
-def difference_of_groups(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> Estimate:
+def difference_of_groups(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
     """Difference of the means of two *unpaired* groups of runs [runs, seeds, prompts] on the same prompts.
 
-    Each side's runs are resampled by themselves, tuning seeds within each run, and the prompts for both sides
-    together. With two or three runs a side the 95% interval is too narrow: with two it held a difference of none in
-    93, 78 and 72% of simulations at standard deviations of 0.03, 0.06 and 0.10 between runs. A claim should also ask
-    that the runs of the two sides lie apart. Raises ValueError for unequal prompts.
+    A run's mean is over its seeds and prompts, a side's over its runs. NaN is a score that is not counted. The interval
+    is Welch's: Student's t times the standard error to either side. The variance adds up three parts: that of each
+    side's run means, divided by its runs, and that of the prompts, which both sides share. The degrees of freedom are
+    Satterthwaite's. With two, three and six runs a side it held a difference of none in 95, 97 and 97% of 3,000
+    simulations at a standard deviation of 0.03 between runs, in 95, 96 and 96% at 0.06 and in 95, 96 and 95% at 0.10
+    (verdicts of 0 and 1 on 240 prompts, three seeds a run). A side of one run has the chance of its seeds alone, and
+    with one seed none: what other runs would add is not in its interval. Scores of 0 and 1 that nothing varies get
+    Wilson's limit, as in ``difference``. Raises ValueError for unequal prompts, a seed with no score that counts and
+    an infinite score.
     """
-    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    a, b = (np.asarray(side, dtype=float) for side in (ours, theirs))
     if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2] or 0 in a.shape + b.shape:
         raise ValueError(f"both sides need scores [runs, seeds, prompts] on the same prompts: {a.shape} and {b.shape}")
-    rng = np.random.default_rng(seed)
+    if any(np.isinf(m).any() or np.isnan(m).all(axis=2).any() for m in (a, b)):
+        raise ValueError("every seed of a run needs a score that counts, and no score may be infinite")
+    value = float(np.nanmean(a, axis=(1, 2)).mean() - np.nanmean(b, axis=(1, 2)).mean())
+    n_prompts = int((~np.isnan(np.concatenate([m.reshape(-1, m.shape[2]) for m in (a, b)])).all(axis=0)).sum())
+    pulls = _prompt_pulls(a) - _prompt_pulls(b)
+    prompts = float((pulls**2).sum()) * n_prompts / max(1, n_prompts - 1), n_prompts - 1
+    parts = [(v, free) for v, free in (_run_variance(a), _run_variance(b), prompts) if v > 0 and free > 0]
+    seen = np.concatenate([m[~np.isnan(m)] for m in (a, b)])
+    if parts:
+        variance = sum(v for v, _ in parts)
+        half = variance**0.5 * float(stats.t.ppf(0.975, variance**2 / sum(v**2 / free for v, free in parts)))
+    else:
+        half = _wilson(0, n_prompts)[1] if np.isin(seen, (0, 1)).all() else 0.0
+    most = 1.0 if seen.min() >= 0 and seen.max() <= 1 else np.inf
+    limits = {"low": max(-most, value - half), "high": min(most, value + half)}
+    return Estimate(value, **limits, n_seeds=len(a) + len(b), n_prompts=n_prompts)
 
-    def resampled(m: np.ndarray, prompts: np.ndarray) -> float:
-        runs = rng.integers(len(m), size=len(m))
-        return float(np.mean([m[r][rng.integers(m.shape[1], size=m.shape[1])][:, prompts].mean() for r in runs]))
 
-    drawn, n_prompts = [], int(a.shape[2])
-    for _ in range(n_resamples):
-        prompts = rng.integers(n_prompts, size=n_prompts)
-        drawn.append(resampled(a, prompts) - resampled(b, prompts))
-    return from_draws(float(a.mean() - b.mean()), drawn, n_seeds=len(a) + len(b), n_prompts=n_prompts)
+def _run_variance(scores: np.ndarray) -> tuple[float, int]:
+    """Of a group [runs, seeds, prompts]: its mean's variance by runs (by seeds, if one run), and degrees of freedom."""
+    means = np.nanmean(scores, axis=(1, 2)) if len(scores) > 1 else np.nanmean(scores[0], axis=1)
+    return float(means.var(ddof=min(1, len(means) - 1)) / len(means)), len(means) - 1
+
+
+def _prompt_pulls(scores: np.ndarray) -> np.ndarray:
+    """How far each prompt pulls the mean of a group's run means [runs, seeds, prompts] from its value: [prompts]."""
+    apart = np.nan_to_num(scores - np.nanmean(scores, axis=(1, 2), keepdims=True))
+    return (apart.sum(axis=1) / (~np.isnan(scores)).sum(axis=(1, 2))[:, None]).mean(axis=0)
 
 
 def stack(tables: Sequence[pd.DataFrame], metric: str) -> np.ndarray:

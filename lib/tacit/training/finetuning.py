@@ -1,4 +1,4 @@
-"""Finetuning on instruction rows: the loss of the responses alone, by the transformers Trainer.
+"""Finetuning on instruction rows: the loss of the responses alone, or of their ends, by the transformers Trainer.
 
 Bytes per weight, with its gradient and AdamW's two moments: 16 in float32 (bf16 in products only, by autocast), 8 in
 bfloat16, which drops updates below half of a weight's last bit, and most of finetuning's are; 16 in bfloat16 with
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from inspect import signature
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -32,6 +34,7 @@ from tacit.support import provenance
 from tacit.support.errors import TacitError
 from tacit.training.adapters import adapters
 from tacit.training.limits import Divergence, check_dtype, check_settings, check_weights
+from tacit.training.losses import end_row_alone, make_ending_loss
 from tacit.training.optimizers import MasterAdamW
 from tacit.training.packing import VARLEN, check_packing, collate_packed, has_varlen, mark_loss
 from tacit.training.processes import RanksTrainer, gather_model
@@ -129,9 +132,13 @@ def _train(
     attention: str,
     lora: dict | None,
     optimizer: str,
+    compute_loss: Callable | None,
     **options,
 ) -> tuple[PreTrainedModel, list[dict]]:
-    """Train ``model`` on ``rows`` by a Trainer with ``options``; returns the tuned model and the Trainer's log."""
+    """Train ``model`` on ``rows`` by a Trainer with ``options``; returns the tuned model and the Trainer's log.
+
+    The loss is the model's own, or ``compute_loss`` of its outputs and the labels.
+    """
     usual, kind = internals.attention_name(model.config), type(model)
     masters = (MasterAdamW, {"lr": options["learning_rate"]}) if optimizer == "adamw-master" else None
     with (
@@ -142,7 +149,12 @@ def _train(
         arguments = training_arguments(folder, train_sampling_strategy="group_by_length", **options)
         rows = rows.add_column("length", [len(ids) for ids in rows["input_ids"]])  # what batches are grouped by
         trainer = (Trainer if arguments.world_size == 1 else RanksTrainer)(
-            trained, arguments, make_batch, train_dataset=rows, optimizer_cls_and_kwargs=masters
+            trained,
+            arguments,
+            make_batch,
+            train_dataset=rows,
+            compute_loss_func=compute_loss,
+            optimizer_cls_and_kwargs=masters,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Divergence)
@@ -177,16 +189,20 @@ def finetune(
     max_length: int = 512,
     packing: bool = False,
     lora: dict | None = None,
+    loss_on: str = "response",
     optimizer: str = "adamw",
     autocast: bool = True,
     recompute: bool | None = None,
 ) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Finetune all of ``model``'s parameters, in place, on instruction-response ``examples``; saves nothing.
 
-    The loss is the mean cross-entropy of the response and end tokens. ``schedule`` is one of transformers', ``warmup``
-    the share of steps as warm-up. Batches hold examples of like length. With ``micro_batch`` fewer than ``batch_size``
-    are in memory at once: gradients add up, and activations are recomputed unless ``recompute`` says otherwise.
-    ``packing`` puts a batch's rows after one another (``training.packing``); ``lora`` trains ``adapters``.
+    The loss is the mean cross-entropy of the response and end tokens; with ``loss_on="end"`` that of whether a response
+    ends at each of its positions (``losses.ending_loss``), which asks for no token but the end; with ``"end row"`` the
+    same, and nothing but the end token's output row is trained (``losses.end_row_alone``), so that the model can learn
+    to stop and nothing else. ``schedule`` is one of transformers', ``warmup`` the share of steps as warm-up. Batches
+    hold examples of like length. With ``micro_batch`` fewer than ``batch_size`` are in memory at once: gradients add
+    up, and activations are recomputed unless ``recompute`` says otherwise. ``packing`` puts a batch's rows after one
+    another (``training.packing``); ``lora`` trains ``adapters``.
 
     Returns the model after the last epoch and a record per epoch: ``epoch``, ``loss`` (nats per token). Raises
     TacitError for settings, dtypes and ids that ``limits`` and ``check_rows`` refuse, a prompt that fills the context
@@ -194,30 +210,24 @@ def finetune(
     results that ``packing`` would change, a training that diverges, and as ``adapters`` does.
     """
     check_settings(epochs=epochs, learning_rate=learning_rate, seed=seed, batch_size=batch_size, max_length=max_length)
-    check_settings(micro_batch=micro_batch, warmup=warmup, weight_decay=weight_decay, optimizer=optimizer)
+    check_settings(micro_batch=micro_batch, warmup=warmup, weight_decay=weight_decay)
+    check_settings(optimizer=optimizer, loss_on=loss_on)
     cuda = torch.cuda.is_available() and model.device.type == "cuda"
     at_once, times = _split_batch(batch_size, micro_batch, processes=PartialState(cpu=not cuda).num_processes)
+    if loss_on == "end row" and (lora is not None or weight_decay):
+        raise TacitError('loss_on "end row" trains one row of one matrix: leave out lora and weight_decay')
     recompute = (micro_batch or batch_size) < batch_size if recompute is None else recompute
+    recompute = recompute and loss_on != "end row"  # nothing before the head needs a gradient
     set_seed(seed)
     rows = encode_examples(tokenizer, examples, max_length=min(max_length, context_of(model.config) or max_length))
     attention, make_batch = _prepare(model, tokenizer, rows, packing=packing, autocast=autocast)
-    tuned, log = _train(
-        model,
-        rows,
-        make_batch,
-        attention=attention,
-        lora=lora,
-        optimizer=optimizer,
-        cpu=not cuda,
-        **({} if autocast and model.dtype == torch.float32 else {"bf16": autocast}),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=times,
-        **{internals.RECOMPUTE: recompute},
-        learning_rate=learning_rate,
-        lr_scheduler_type=schedule,
-        warmup_steps=warmup,  # below 1: a share of the steps
-        weight_decay=weight_decay,
-        seed=seed,
-    )
+    arguments: dict[str, Any] = {"num_train_epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+    arguments |= {"lr_scheduler_type": schedule, "warmup_steps": warmup}  # warm-up below 1: a share of the steps
+    arguments |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": times}
+    arguments |= {"weight_decay": weight_decay, internals.RECOMPUTE: recompute, "cpu": not cuda}
+    if not (autocast and model.dtype == torch.float32):
+        arguments["bf16"] = autocast
+    arguments["compute_loss"] = None if loss_on == "response" else make_ending_loss(tokenizer.eos_token_id)
+    with end_row_alone(model, tokenizer.eos_token_id) if loss_on == "end row" else nullcontext():
+        tuned, log = _train(model, rows, make_batch, attention=attention, lora=lora, optimizer=optimizer, **arguments)
     return tuned.eval(), epoch_losses(log, epochs=epochs)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from tacit.support.errors import TacitError
 from tacit.support.ranges import Range, check_range
 
-OPTIMIZERS = ("adamw", "adamw-master")
+CHOICES = {"optimizer": ("adamw", "adamw-master"), "loss_on": ("response", "end", "end row")}  # of ``finetune``'s names
 TRAINED = (torch.float32, torch.bfloat16)
 _COUNT: Range = ("a whole number of at least 1", lambda x: x == x // 1 and x >= 1)
 RANGES: dict[str, Range] = {  # of ``finetune``'s numbers
@@ -28,12 +28,16 @@ RANGES: dict[str, Range] = {  # of ``finetune``'s numbers
 
 
 def check_settings(**settings: Any) -> None:
-    """Raise TacitError for a setting of ``finetune`` that is out of its range; None and other settings pass."""
+    """Raise TacitError for a setting of ``finetune`` that is out of its range, or no known choice.
+
+    None passes for a number, and so do other settings.
+    """
     for name, values in RANGES.items():
         if settings.get(name) is not None:
             check_range(name, settings[name], values)
-    if settings.get("optimizer", "adamw") not in OPTIMIZERS:
-        raise TacitError(f"unknown optimizer {settings['optimizer']!r}: choose one of {', '.join(OPTIMIZERS)}")
+    for name, known in CHOICES.items():
+        if settings.get(name, known[0]) not in known:
+            raise TacitError(f"unknown {name} {settings[name]!r}: choose one of {', '.join(known)}")
 
 
 def check_dtype(dtypes: Iterable[torch.dtype]) -> None:

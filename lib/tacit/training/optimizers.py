@@ -103,8 +103,8 @@ class Float32Muon(torch.optim.Muon):
 class MuonAdamW(Optimizer):
     """Muon on the hidden matrices and AdamW on everything else, as one optimizer for the Trainer.
 
-    Both are torch's own (but ``Float32Muon`` where bfloat16 is slow); this class only forwards to them. Muon's step is scaled to AdamW's root mean square
-    (``match_rms_adamw``), so that one schedule serves both.
+    Both are torch's own (but ``Float32Muon`` where bfloat16 is slow); this class only forwards to them. Muon's step is
+    scaled to AdamW's root mean square (``match_rms_adamw``), so that one schedule serves both.
     """
 
     def __init__(self, model: torch.nn.Module, *, learning_rate: float, weight_decay: float):

@@ -1,5 +1,7 @@
 """Comparison of arms: which answers meet, what the estimates are of, and what the tables show, on small cases."""
 
+from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +129,95 @@ def test_families_are_averaged_over_seeds_and_prompts():
     by_family = comparison.average_by_family(tables, "strict")
     assert list(by_family.index) == ["sum", "poem"]
     assert by_family.to_dict() == {"base": {"sum": 0.5, "poem": 0.0}, "tuned": {"sum": 0.75, "poem": 0.5}}
+
+
+def test_differences_by_family_are_those_of_its_prompts_alone():
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.integers(0, 2, (3, 40)), rng.integers(0, 2, (1, 40))
+    families = ["sum", "poem", "list", "sum"] * 10
+    found = comparison.compare_families(ours, theirs, families)
+    assert list(found.columns) == ["family", "value", "low", "high", "n_prompts"]
+    assert set(found["family"]) == {"sum", "poem", "list"} and found["value"].is_monotonic_increasing
+    for row in found.itertuples():
+        columns = [i for i, family in enumerate(families) if family == row.family]
+        expected = scores.difference(ours[:, columns], np.repeat(theirs[:, columns], 3, axis=0))
+        assert (row.value, row.low, row.high, row.n_prompts) == (
+            expected.value, expected.low, expected.high, len(columns),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=r"39 families for scores \(3, 40\) and \(1, 40\)"):
+        comparison.compare_families(ours, theirs, families[:-1])
+    with pytest.raises(ValueError, match="40 families"):
+        comparison.compare_families(ours, theirs[:, :5], families)
+
+
+def test_a_family_in_which_an_arm_fails_is_first():
+    """An overall difference near 0 can hide one family: ours loses every list and wins half of the sums."""
+    found = comparison.compare_families([[0, 1, 0, 1]], [[1, 0, 1, 1]], ["list", "sum", "list", "sum"])
+    assert found["family"].tolist() == ["list", "sum"] and found["value"].tolist() == [-1.0, 0.5]
+
+
+def scored(families, **arms):
+    """Score tables of arms with one row of strict scores each; a second seed says the contrary and must not count."""
+    return {
+        arm: [pd.DataFrame({"family": families, "strict": np.abs(other - np.array(strict))}) for other in (0.0, 1.0)]
+        for arm, strict in arms.items()
+    }
+
+
+def test_disagreements_by_hand():
+    families = ["sum", "sum", "sum", "list", "list", "poem", "poem"]
+    tables = scored(families, a=[1, 1, 1, 1, 0, 0, 1], b=[1, 0, 0, 0, 1, 0, 1], c=[1] * 7)
+    find = partial(comparison.find_disagreements, tables, kind="strict")
+    for seed in range(20):  # rows 1, 2 and 3: only b fails; row 4: only a; row 5: both; rows 0 and 6: nobody
+        first, second, *rest = find(arms=["a", "b"], n=9, seed=seed)
+        assert first == 4 and second in (1, 2)  # the only row of its pattern, then one of another family
+        assert sorted([second, *rest]) == [1, 2, 3]
+        first, second, *rest = find(arms=["a", "b", "c"], n=9, seed=seed)
+        assert first == 5 and second == 4 and rest[0] in (1, 2) and sorted(rest) == [1, 2, 3]  # both fail in row 5
+    assert find(arms=["a", "b"], n=1) == [4] and find(arms=["a", "b"], n=0) == []
+    assert find(arms=["a"], n=3) == [] and find(arms=["a", "a"], n=3) == []
+    assert len({tuple(find(arms=["a", "b"], n=3, seed=seed)) for seed in range(20)}) > 1
+    assert find(arms=["a", "b"], n=3, seed=1) == find(arms=["a", "b"], n=3, seed=1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_disagreements_keep_what_they_promise(seed):
+    """On random scores: patterns take turns, every arm's failures are shown, families are not repeated early."""
+    rng = np.random.default_rng(seed)
+    names, n = ["a", "b", "c"], int(rng.integers(3, 12))
+    families = rng.choice(["sum", "poem", "list", "fact", "rhyme", "game"], size=30).tolist()
+    right = {name: rng.integers(0, 2, 30) for name in names}
+    rows = comparison.find_disagreements(scored(families, **right), kind="strict", arms=names, n=n, seed=seed)
+    patterns = [tuple(int(right[name][i]) for name in names) for i in range(30)]
+    differing = [i for i in range(30) if 0 < sum(patterns[i]) < 3]
+    assert len(rows) == len(set(rows)) == min(n, len(differing)) and set(rows) <= set(differing)
+    for name in names:
+        assert any(right[name][i] == 0 for i in rows) == any(right[name][i] == 0 for i in differing)
+    for place, row in enumerate(rows):
+        shown = Counter(patterns[i] for i in rows[:place])
+        left = [i for i in differing if i not in rows[:place]]
+        assert shown[patterns[row]] == min(shown[patterns[i]] for i in left)
+        visited = Counter(families[i] for i in rows[:place])
+        alike = [i for i in left if patterns[i] == patterns[row]]
+        assert visited[families[row]] == min(visited[families[i]] for i in alike)
+
+
+def test_graded_scores_differ_by_their_values():
+    tables = scored(["sum", "poem", "list"], a=[0.5, 1, 0.25], b=[0.5, 0.75, 0.5])
+    assert sorted(comparison.find_disagreements(tables, kind="strict", arms=["a", "b"], n=5)) == [1, 2]
+
+
+def test_twins_say_the_same_everywhere_and_end_alike():
+    cut = [Response(text, "length", 1) for text in ("a", "bb", "c")]
+    answers = ANSWERS | {
+        "same as base": [answer("a", "bb", "c")] * 2,
+        "cut": [cut],
+        "once another": [answer("a", "bb", "c"), answer("a", "bb", "d")],
+        "three seeds": [answer("aa", "b", "c"), answer("aa", "bb", "cc"), answer("aa", "bb", "cc")],
+        "same as control": [list(one) for one in ANSWERS["control"]],
+    }
+    assert comparison.find_twins(answers) == [("base", "same as base"), ("control", "same as control")]
+    assert comparison.find_twins({"alone": [answer("a")]}) == comparison.find_twins({}) == []
 
 
 def test_counts_of_families_in_words():

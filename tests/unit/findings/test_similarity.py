@@ -9,7 +9,18 @@ import pytest
 import torch
 from scipy import stats
 from tacit.findings import similarity
-from tacit.findings.similarity import make_encoder, mean_similarity, rank_correlation, similarity_bins, style_adherence
+from tacit.findings.similarity import (
+    content_words,
+    make_encoder,
+    mean_similarity,
+    rank_correlation,
+    similarity_bins,
+    style_adherence,
+    task_words,
+)
+from tacit.microworld.examples import draw_examples
+from tacit.microworld.styles import OWN_FAMILIES, draw_near_domain
+from tacit.microworld.tasks import FAMILIES
 from tacit.support.errors import TacitError
 from transformers import AutoModel, BertConfig, BertModel
 
@@ -197,3 +208,43 @@ def test_bins_hold_equally_many_up_to_one_the_least_similar_first():
     assert max(counts.values()) - min(counts.values()) == 1
     assert all(x[bins == b].max() < x[bins == b + 1].min() for b in range(1, 5))
     assert similarity_bins([0.7, 0.2], n_bins=1).tolist() == [1, 1]
+
+
+def test_content_words_are_neither_stop_words_nor_single_numbers():
+    assert content_words("What is 12 + 13?") == {"0"}
+    assert content_words("Mira has 12 shells and FINDS more_shells.") == {"mira", "0", "shells", "finds"}
+    assert content_words("What is it?") == content_words("") == set()
+
+
+def test_task_words_by_hand():
+    task = [
+        "Write a poem about the moon.",
+        "Write a poem about the sea.",
+        "Compose a poem on 3 moons!",
+        "Poem, please?",
+    ]
+    texts = [
+        "Write a poem about the river.",
+        "What is the moon?",
+        "List three rivers.",
+        "Compose 17 poems.",
+        "What is it?",
+    ]
+    assert task_words(texts, task=task, least=0.5).tolist() == [2 / 3, 0, 0, 0, 0]  # write, poem | river
+    assert task_words(texts, task=task, least=0.25).tolist() == [2 / 3, 1, 0, 2 / 3, 0]  # moon; compose, 0 | poems
+    assert task_words(texts, task=task, least=0.26).tolist() == [2 / 3, 0, 0, 0, 0]  # in one of four is too few
+    assert task_words([], task=task).shape == (0,)
+    with pytest.raises(ValueError, match="no words"):
+        task_words(texts, task=[])
+
+
+def test_task_words_order_a_micro_task_its_neighbours_and_other_tasks(world):
+    """The measure must order prompts where TF-IDF does not: the task's own, then near, then other tasks' prompts."""
+    for family in ("add", "poem", "recipe", "game", "function"):
+        task = draw_examples(world, split="train", n=200, seed=1, families=(family,), repeat=True)["instruction"]
+        own = draw_examples(world, split="validation", n=40, seed=1, families=(family,), repeat=True)["instruction"]
+        near = draw_near_domain(family=family, n=40, seed=1)["instruction"]
+        others = [name for name in FAMILIES if name not in OWN_FAMILIES[family]]
+        other = draw_examples(world, split="test", n=80, seed=1, families=others)["instruction"]
+        means = [task_words(texts, task=task).mean() for texts in (own, near, other)]
+        assert means[0] > means[1] + 0.2 and means[1] > means[2] + 0.1, (family, means)

@@ -52,9 +52,10 @@ def test_a_trace_of_a_style_is_not_the_style(name, text):
 
 
 def fits(template, text):
-    """Could ``text`` be made from ``template``?"""
-    parts = re.split(r"\{\w+\}", template)
-    return re.fullmatch(".+".join(map(re.escape, parts)), text) is not None
+    """Could ``text`` be made from ``template``? Every field is one word or number, but what a function does."""
+    parts = re.split(r"(\{\w+\})", template)
+    fields = {f"{{{name}}}": r".+" if name == "what" else r"\w+" for name in re.findall(r"\{(\w+)\}", template)}
+    return re.fullmatch("".join(fields.get(part, re.escape(part)) for part in parts), text) is not None
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -98,7 +98,7 @@ def test_the_command_shows_both_runs(tmp_path, capsys):
     assert "| parameter n | 3 | 4 |" in printed
     assert "| a | strict | 0.500 [0.400, 0.600] | 0.800 [0.700, 0.900] | +0.300 | beyond |" in printed
     assert "| a | gone | 0.500 [0.400, 0.600] |  |  | only in A |" in printed
-    assert "The claim holds in A: yes; in B: no." in printed
+    assert "The verdict in A: yes; in B: no." in printed
     assert "1 of 1 differences are beyond their intervals." in printed
     assert "conservative" in printed
 

@@ -9,6 +9,8 @@ from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgba
 from tacit.decoding.generation import Response
 from tacit.running import figures, sweeps
+from tacit.scoring.estimates import Estimate
+from tacit.scoring.verdicts import Demand
 
 RESULTS = [
     {"arm": "a", "metric": "strict", "value": 0.4, "low": 0.3, "high": 0.6},
@@ -91,6 +93,130 @@ def test_answers_are_printed_below_their_instruction(capsys):
         "  tuned  'It ' (eos)",
         "  gold   'Red'",
     ]
+
+
+def test_right_responses_and_marks_stand_beside_the_answers(capsys):
+    answers = {"tuned": [Response("Red.", "eos", 4), Response("Lyon", "length", 1)], "gold": ["Red.", "Lille"]}
+    options = {"rows": [1], "width": 16, "right": ["Blue.", "Lille."]}
+    figures.print_answers(["What colour?", "Where?"], answers, **options)
+    assert capsys.readouterr().out.splitlines() == [
+        "INSTRUCTION 'Where?'",
+        "  a right response 'Lille.'",
+        "  tuned            'Lyon' (length)",
+        "  gold             'Lille'",
+    ]
+    for score, mark in ((1, "+"), (0.0, "-"), (0.5, "~"), (np.float64(1), "+"), (True, "+")):
+        figures.print_answers(["What colour?", "Where?"], answers, **options, passed={"tuned": [0.25, score]})
+        assert capsys.readouterr().out.splitlines() == [
+            "INSTRUCTION 'Where?'",
+            "  a right response   'Lille.'",
+            f"  tuned            {mark} 'Lyon' (length)",
+            "  gold               'Lille'",
+        ]
+
+
+def test_chance_is_a_dotted_line_in_every_panel(tmp_path):
+    options = {"arms": ["a", "b"], "metrics": ["strict", "win rate"], "path": tmp_path / "f.png"}
+    figure, _ = figures.compare_arms(RESULTS, **options, chance=0.125, xlabel="mean over $bases$")
+    for axes in figure.axes:
+        [line] = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert list(line.get_xdata()) == [0.125, 0.125]
+        assert shown([axes.xaxis.label]) == ["mean over $bases$"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == ["chance (0.125)", "here (95% interval)", "parity"]
+    without, _ = figures.compare_arms(RESULTS, **options)
+    assert not [line for axes in without.axes for line in axes.lines if line.get_linestyle() == ":"]
+
+
+def demand(arm, low, high, **asked):
+    return Demand(arm, "m", Estimate((low + high) / 2, low, high, 3, 20), **asked)
+
+
+def test_demands_are_drawn_with_interval_threshold_and_state(tmp_path):
+    rule = [
+        demand("met", 0.25, 0.75),
+        demand("open", -0.25, 0.75, threshold=0.5, side="below"),
+        demand("missed", 0.5, 0.625, threshold=0.25, side="below"),
+    ]
+    controls, more = [demand("right", 0.75, 1.0, threshold=0.5)], [demand("$extra$", -0.5, -0.25)]
+    options = {"controls": controls, "more": more, "title": "$t$", "xlabel": "$x$"}
+    figure, name = figures.draw_demands(rule, path=tmp_path / "demands.png", **options)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    [axes] = figure.axes
+    marks = [line for line in axes.lines if line.get_marker() in ("o", "s", "D")]
+    assert [line.get_marker() for line in marks] == ["o", "o", "o", "s", "D"]
+    assert [tuple(line.get_xydata()[0]) for line in marks] == [
+        (0.5, 0), (0.25, 1), (0.5625, 2), (0.875, 3), (-0.375, 4),
+    ]  # fmt: skip
+    colours = [to_rgba(line.get_color()) for line in marks]
+    assert colours == [to_rgba(colour) for colour in ("C0", "0.45", "C3", "C0", "C3")]
+    filled = [to_rgba(line.get_markerfacecolor()) == colour for line, colour in zip(marks, colours, strict=True)]
+    assert filled == [True, False, True, True, True]
+    assert to_rgba(marks[1].get_markerfacecolor()) == to_rgba("white")
+    bars = [segment for lines in axes.collections for segment in lines.get_segments()]
+    assert [(*bar[:, 0], *bar[:, 1]) for bar in bars] == [
+        (d.estimate.low, d.estimate.high, i, i) for i, d in enumerate([*rule, *controls, *more])
+    ]
+    thresholds = [line for line in axes.lines if line.get_marker() in ("None", "") and line.get_linestyle() == "-"]
+    assert [set(line.get_xdata()) for line in thresholds] == [{0.0}, {0.5}, {0.25}, {0.5}, {0.0}]
+    assert [np.mean(line.get_ydata()) for line in thresholds] == pytest.approx([0, 1, 2, 3, 4])
+    assert shown(axes.get_yticklabels()) == [
+        "m, met (> 0)",
+        "m, open (< 0.5)",
+        "m, missed (< 0.25)",
+        "control: m, right (> 0.5)",
+        "beside the rule: m, $extra$ (> 0)",
+    ]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    assert shown([axes.title, axes.xaxis.label]) == ["$t$", "$x$"]
+    words = [text.get_text().partition(":")[0] for text in figure.legends[0].get_texts()]
+    assert words == ["met", "threshold", "undecided", "refuted"]
+
+
+def test_levels_have_a_mark_per_arm_and_show_zero(tmp_path):
+    rows = [*RESULTS, {"arm": "a", "metric": "win rate", "value": 0.0, "low": 0.0, "high": 0.02}]
+    options = {"arms": ["a", "b"], "metrics": ["strict", "win rate"], "chance": 0.5, "paper": PAPER}
+    figure, name = figures.draw_levels(rows, path=tmp_path / "l.png", **options)
+    assert name == "l.png"
+    [axes] = figure.axes
+    shown = {}
+    for line in axes.lines:
+        if line.get_marker() in ("o", "s", "D"):
+            shown[line.get_marker()] = [x for x, _ in line.get_xydata().tolist()]
+    assert shown == {"o": [0.4, 0.0], "s": [0.9, 0.7], "D": [0.433]}
+    assert axes.get_xlim()[0] < 0
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["strict", "win rate"]
+    [line] = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert list(line.get_xdata()) == [0.5, 0.5]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == ["a", "b", "chance (0.5)", "paper, b"]
+
+
+def test_curves_have_a_thin_line_per_seed_and_a_thick_one_for_their_mean(tmp_path):
+    rows = [("a", 1, 2, 0.25, 1.0), ("a", 1, 8, 0.5, 1.0), ("a", 2, 2, 0.75, 0.0), ("a", 2, 8, 1.0, 0.5)]
+    rows += [("$b$", 1, 2, 0.0, 0.125), ("$b$", 1, 8, 0.125, 0.25)]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "step", "strict", "p(end)"])
+    options = {"x": "step", "metrics": ["strict", "p(end)"], "xlabel": "steps", "levels": {"base": 0.375}}
+    figure, name = figures.draw_curves(table, path=tmp_path / "curves.png", **options, log=True)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    means = {"strict": {"a": [0.5, 0.75], "$b$": [0.0, 0.125]}, "p(end)": {"a": [0.5, 0.75], "$b$": [0.125, 0.25]}}
+    for axes, metric in zip(figure.axes, options["metrics"], strict=True):
+        thin = [line for line in axes.lines if line.get_linewidth() < 1]
+        assert [line.get_ydata().tolist() for line in thin] == [
+            table[(table["arm"] == arm) & (table["seed"] == seed)][metric].tolist()
+            for arm, seed in (("a", 1), ("a", 2), ("$b$", 1))
+        ]
+        thick = [line for line in axes.lines if line.get_linewidth() > 1]
+        assert [line.get_ydata().tolist() for line in thick] == list(means[metric].values())
+        assert all(line.get_xdata().tolist() == [2, 8] for line in thick)
+        assert len({line.get_marker() for line in thick}) == len({line.get_color() for line in thick}) == 2
+        assert axes.get_xscale() == "log"
+        assert axes.get_ylabel() == f"{metric} (mean over prompts)"
+        levels = [set(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "--"]
+        assert levels == ([{0.375}] if metric == "strict" else [])
+    assert shown(figure.legends[0].get_texts()) == ["a", "$b$", "base"]
+    plain, _ = figures.draw_curves(table, path=tmp_path / "plain.png", **options)
+    assert {axes.get_xscale() for axes in plain.axes} == {"linear"}
 
 
 ODD = ["$\\frac{", "a$b$", "_x_^2", r"\$", "<b>|"]

@@ -9,7 +9,19 @@ from tacit.support import paths
 from tacit.support.errors import TacitError
 
 NOTEBOOKS = [*sorted(paths.NOTEBOOKS.glob("*.ipynb")), paths.NOTEBOOKS / "template/finding.ipynb"]
-MODELS = ("base", "bases", "expert", "amateur", "sibling", "student", "students", "teacher", "judge", "encoder")
+MODELS = (
+    "base",
+    "bases",
+    "expert",
+    "amateur",
+    "sibling",
+    "student",
+    "students",
+    "teacher",
+    "unready",
+    "judge",
+    "encoder",
+)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

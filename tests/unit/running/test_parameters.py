@@ -9,7 +9,15 @@ import toys
 import yaml
 from papermill.translators import translate_parameters
 from tacit.__main__ import main
-from tacit.running.parameters import as_yaml, complete_parameters, describe_parameters, profiles, read_params
+from tacit.running.parameters import (
+    as_yaml,
+    complete_parameters,
+    describe_parameters,
+    profiles,
+    read_first_params,
+    read_params,
+    tabulate_used,
+)
 from tacit.running.plan import find_notebooks
 from tacit.support import paths
 from tacit.support.errors import TacitError
@@ -224,3 +232,23 @@ def test_numbers_that_yaml_reads_to_another_base_are_refused(text):
 
 def test_plain_numbers_are_read():
     assert read_yaml("[0, -7, 1_000, 0x10, 0.5, 1.0e-5, '010', 10.0]") == [0, -7, 1000, 16, 0.5, 1e-5, "010", 10.0]
+
+
+def test_the_first_profile_that_has_the_notebook_gives_its_parameters(project):
+    for name, rate in (("first", 0.25), ("second", 0.5)):
+        (project / "params" / name).mkdir()
+        (project / "params" / name / "n1_good.yaml").write_text(yaml.safe_dump(toys.VALUES | {"rate": rate}))
+    assert read_first_params(("first", "second"), "n1_good")["rate"] == 0.25
+    assert read_first_params(("nowhere", "second", "first"), "n1_good")["rate"] == 0.5
+    (project / "params/first/n1_good.yaml").unlink()
+    assert read_first_params(("first", "second"), "n1_good")["rate"] == 0.5
+    with pytest.raises(TacitError, match=r"params/first/n1_good\.yaml is missing"):
+        read_first_params(("nowhere", "first"), "n1_good")
+
+
+def test_the_values_that_a_run_used_stand_in_a_table(project):
+    toys.write_notebook(project / "notebooks/n1_good.ipynb", toys.RECORD)
+    table = tabulate_used("n1_good", toys.VALUES | {"other": 1})
+    assert list(table.index) == list(toys.VALUES)
+    assert table.loc["seeds", "used"] == "[1, 2]" and table.loc["name", "used"] == '"b"'
+    assert table.loc["n", "meaning"] == "how many"

@@ -207,7 +207,7 @@ def test_the_table_shows_a_papers_value_of_another_metric_by_name(project):
     }  # fmt: skip
     write_metrics(project / "outputs/toy/n1_good.json", record)
     assert tables.findings_table(["n1_good"], profile="toy").splitlines()[-1] == (
-        "| F | yes | m, a: 0.500 [0.400, 0.600] | (other: b 0.250; c 0.750) |"
+        "| F | yes | C | m, a: 0.500 [0.400, 0.600] | (other: b 0.250; c 0.750) |"
     )
 
 

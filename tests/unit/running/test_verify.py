@@ -11,6 +11,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from tacit.__main__ import main
 from tacit.running import tables
+from tacit.running.answers import write_answer
 from tacit.support import paths
 
 VALUES = {"n": 4, "rate": 0.25, "name": 'a "b"', "base": None, "flag": True, "epochs": {"x": [1, 2]}, "output": "o"}
@@ -162,7 +163,73 @@ def insert_cell(notebook):
     notebook.cells.insert(2, new_code_cell("print(n + 1)"))
 
 
+ANSWERED = {
+    "verdict": "holds", "rule": [{"arm": "a", "metric": "m", "threshold": 0.0, "side": "above"}],
+    "answer": {"found": "Found.", "reason": "Reason.", "caveat": "Caveat."},
+}  # fmt: skip
+
+
+def answer(root, box=None):
+    """Metrics with a rule and an answer, and, where ``box`` is none, no cell to show it in."""
+
+    def change(record):
+        del record["claim_holds"]
+        record.update(ANSWERED)
+
+    edit_json(root, change)
+    tables.write_findings_table(root / "README.md", ["n1"], profile="toy")
+    if box is not None:
+        insert_box(root, box)
+
+
+def insert_box(root, text, where="outputs/toy/n1.ipynb"):
+    box = new_markdown_cell(text, metadata={"tags": ["answer"]})
+    edit_notebook(root, lambda notebook: notebook.cells.insert(1, box), where)
+
+
+def boxed_source(root):
+    """The notebook with a placeholder, in a commit of its own that the metrics name."""
+    insert_box(root, "*The run puts the answer here.*", "notebooks/n1.ipynb")
+    git(root, "commit", "-q", "-a", "-m", "a placeholder")
+    content = (root / "notebooks/n1.ipynb").read_bytes()
+    manifest(notebook_sha256=sha256(content), commit=git(root, "rev-parse", "HEAD"))(root)
+
+
+def test_the_answers_box_may_differ_from_the_placeholder_and_must_be_the_metrics(repository, capsys):
+    boxed_source(repository)
+    answer(repository, "Something else.")
+    executed = repository / "outputs/toy/n1.ipynb"
+    [line] = verified(capsys, 1)
+    assert line == "fault: n1.ipynb: the box with the answer is not what its metrics give: run it again"
+    record = json.loads((repository / "outputs/toy/n1.json").read_text())
+    edit_notebook(repository, lambda notebook: notebook.cells[1].update(source=write_answer(record)))
+    assert verified(capsys, 0) == []
+    for change, words in (
+        (lambda n: n.cells.insert(2, n.cells[1]), ["their cells differ", "is not what its metrics give"]),
+        (lambda n: n.cells.append(n.cells.pop(1)), ["their cells differ"]),
+        (lambda n: n.cells.pop(1), ["their cells differ", "no Markdown cell tagged `answer` is there to show it"]),
+    ):
+        before = executed.read_text()
+        edit_notebook(repository, change)
+        lines = verified(capsys, 1)
+        assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True)), lines
+        executed.write_text(before)
+
+
+def test_a_placeholder_that_no_answer_filled_is_a_fault(repository, capsys):
+    boxed_source(repository)
+    insert_box(repository, "*The run puts the answer here.*")
+    [line] = verified(capsys, 1)
+    assert "the box with the answer is not what its metrics give" in line
+
+
 FAULTS = {
+    "an answer without its box": (answer, "no Markdown cell tagged `answer` is there to show it"),
+    "code tagged as the answer": (cell(-1, metadata={"tags": ["answer"]}), "the box with the answer"),
+    "other code tagged as the answer": (
+        cell(-1, metadata={"tags": ["answer"]}, source="print(5)"),
+        "their cells differ",
+    ),
     "no executed copy": (lambda root: (root / "outputs/toy/n1.ipynb").unlink(), "no executed copy"),
     "no notebook": (lambda root: (root / "outputs/toy/n1.ipynb").write_text("{"), "is not a notebook"),
     "a cell twice": (cell(-1, execution_count=4), "execution counts are [1, 2, 4]"),
@@ -243,6 +310,7 @@ def test_each_fault_is_said(repository, capsys, name):
         "bad metrics",
         "no notebook",
         "twice the values",
+        "other code tagged as the answer",
         "a notebook without a source",
     ), faults
 

@@ -49,7 +49,7 @@ def test_equals_the_models_own_loss_one_at_a_time(name, tokenizer):
     model = own_model(name, tokenizer)
     table = response_likelihoods(model, tokenizer, PAIRS)
     summed, counts = reference(model, tokenizer, PAIRS)
-    assert list(table.columns) == ["summed", "mean", "n_tokens"]
+    assert list(table.columns) == ["summed", "mean", "n_tokens", "end"]
     assert table["n_tokens"].tolist() == counts.tolist()
     np.testing.assert_allclose(table["summed"], summed, **CLOSE)
     np.testing.assert_allclose(table["mean"], summed / counts, **CLOSE)
@@ -90,6 +90,20 @@ def test_the_end_token_counts(tiny, tokenizer):
     with torch.no_grad():
         expected = torch.log_softmax(tiny(ids).logits[0, -1], dim=-1)[tokenizer.eos_token_id]
     assert table["summed"][1] == pytest.approx(expected.item(), abs=1e-4)
+    assert table["end"][1] == table["summed"][1]  # of an empty response there is nothing else
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_end_tokens_own_probability_is_that_after_the_whole_response(name, tokenizer):
+    """Against one forward pass of each prompt with its response, looking at the last position alone."""
+    model = own_model(name, tokenizer)
+    table = response_likelihoods(model, tokenizer, PAIRS)
+    for (instruction, response), end in zip(PAIRS, table["end"], strict=True):
+        text = tokenizer(response, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([encode_prompt(tokenizer, instruction) + text])
+        with torch.no_grad():
+            after = model(ids, use_cache=False).logits[0, -1].double().softmax(dim=-1)
+        assert np.exp(end) == pytest.approx(after[tokenizer.eos_token_id].item(), rel=1e-3, abs=1e-9)
 
 
 def test_a_composite_of_a_model_with_itself_has_its_squared_distribution(tiny, tokenizer):
@@ -117,7 +131,7 @@ def test_a_half_precision_model_is_scored_in_float32(tiny, tokenizer):
 
 def test_no_pairs_give_an_empty_table(tiny, tokenizer):
     table = response_likelihoods(tiny, tokenizer, [])
-    assert list(table.columns) == ["summed", "mean", "n_tokens"]
+    assert list(table.columns) == ["summed", "mean", "n_tokens", "end"]
     assert len(table) == 0
 
 
@@ -195,6 +209,7 @@ def test_from_texts_to_ranks(tiny, tokenizer):
         summed, counts = reference(tiny, tokenizer, [(instructions[i], responses[j]) for j in (i, *others[i])])
         assert table["summed"][i] == np.mean(summed[0] > summed[1:])
         assert table["mean"][i] == np.mean(summed[0] / counts[0] > summed[1:] / counts[1:])
+        assert table["likeliest"][i] == (i, *others[i])[np.argmax(summed / counts)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

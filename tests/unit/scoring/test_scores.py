@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from tacit.scoring.estimates import Estimate
 from tacit.scoring.scores import (
-    Estimate,
     around,
     difference,
     difference_of_groups,
     difference_of_means,
     estimate,
-    from_draws,
     stack,
     summary,
     wins,
@@ -93,12 +92,6 @@ def test_equal_differences_of_few_prompts_are_no_certainty():
         difference(np.ones((2, 3)), np.ones((1, 3)))
 
 
-def test_draws_that_are_no_numbers_are_refused():
-    for value, drawn in ((0.5, [0.4, np.nan]), (np.nan, [0.4, 0.5]), (0.5, [0.4, np.inf])):
-        with pytest.raises(ValueError, match="no finite numbers"):
-            from_draws(value, drawn, n_seeds=1, n_prompts=2)
-
-
 def test_an_interval_is_moved_and_stays_a_rate():
     like = Estimate(0.5, 0.4, 0.7, 2, 9)
     assert around(0.25, like) == Estimate(0.25, pytest.approx(0.15), pytest.approx(0.45), 2, 9)
@@ -106,20 +99,67 @@ def test_an_interval_is_moved_and_stays_a_rate():
     assert around(0.05, like).low == 0.0
 
 
-def test_the_difference_of_groups_by_hand_and_with_every_source_of_chance():
+def test_the_difference_of_groups_by_hand():
     ours = np.array([[[1.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])  # [runs, seeds, prompts]
     theirs = np.array([[[0.0, 1.0]]])
     result = difference_of_groups(ours, theirs)
     assert result.value == pytest.approx(4 / 8 - 1 / 2)
     assert (result.n_seeds, result.n_prompts) == (3, 2)
-    with pytest.raises(ValueError, match="on the same prompts"):
-        difference_of_groups(ours, theirs[:, :, :1])
-    runs = np.array([0.2, 0.4, 0.6, 0.8])[:, None, None] * np.ones((4, 3, 50))  # only runs differ
-    apart = difference_of_groups(runs, np.zeros((4, 3, 50)))
-    half = 1.96 * np.std([0.2, 0.4, 0.6, 0.8]) / 2
-    assert (apart.high - apart.low) / 2 == pytest.approx(half, rel=0.1)
-    shared = np.tile(np.repeat([0.0, 1.0], 25), (2, 3, 1))  # prompts that are hard for both sides say nothing
+    for other, message in (
+        (theirs[:, :, :1], "on the same prompts"),
+        (np.full_like(theirs, np.inf), "may be infinite"),
+        (np.full_like(theirs, np.nan), "that counts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            difference_of_groups(ours, other)
+
+
+def test_the_interval_of_groups_is_welchs_where_only_runs_differ():
+    rng = np.random.default_rng(3)
+    for n, m in ((2, 2), (3, 6), (6, 4)):
+        a, b = rng.normal(0, 0.1, size=n), rng.normal(0, 0.3, size=m)
+        result = difference_of_groups(*(means[:, None, None] * np.ones((len(means), 3, 50)) for means in (a, b)))
+        expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+        assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_interval_of_groups_is_a_paired_one_where_only_prompts_differ():
+    """One run and one seed a side: what is left is the paired t interval over the prompts."""
+    a, b = np.random.default_rng(4).normal(0, 1, size=(2, 30))
+    result = difference_of_groups(a[None, None], b[None, None])
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+    shared = np.tile(np.repeat([0.0, 0.5], 25), (2, 3, 1))  # prompts that are hard for both sides say nothing
     assert difference_of_groups(shared, shared).high == pytest.approx(0, abs=1e-12)
+
+
+def test_one_run_has_the_chance_of_its_seeds():
+    a, b = np.array([0.1, 0.5, 0.6]), np.array([0.2, 0.3])
+    result = difference_of_groups(*(means[None, :, None] * np.ones((1, len(means), 9)) for means in (a, b)))
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (result.low, result.high) == pytest.approx((max(-1, expected.low), min(1, expected.high)))
+
+
+def test_scores_that_are_not_counted_are_left_out_of_their_runs_mean():
+    nan = np.nan
+    ours = np.array([[[1.0, nan, 0.0, nan]], [[1.0, 1.0, nan, nan]]])  # the runs' means: 0.5 and 1
+    theirs = np.array([[[nan, 0.0, 1.0, nan]]])
+    result = difference_of_groups(ours, theirs)
+    assert result.value == 0.75 - 0.5
+    assert (result.n_seeds, result.n_prompts) == (3, 3)  # nobody counts the last prompt
+    whole = np.random.default_rng(5).normal(size=(2, 4, 1, 20))
+    padded = np.concatenate([whole, np.full((2, 4, 1, 7), nan)], axis=3)
+    assert vars(difference_of_groups(*padded)) == pytest.approx(vars(difference_of_groups(*whole)))
+
+
+def test_groups_of_verdicts_that_do_not_vary_get_a_width():
+    ones, zeros = np.ones((3, 2, 40)), np.zeros((3, 2, 40))
+    result = difference_of_groups(ones, zeros)
+    assert (result.value, result.high) == (1.0, 1.0)
+    assert result.low == pytest.approx(stats.binomtest(40, 40).proportion_ci(method="wilson").low)
+    assert difference_of_groups(ones * 0.7, zeros).low == pytest.approx(0.7)
+    near = difference_of_groups(np.array([1.0, 0.9])[:, None, None] * np.ones((2, 1, 40)), zeros)
+    assert near.low < near.value < near.high == 1.0  # no difference of rates is above 1
 
 
 def test_the_difference_of_means_by_hand():
@@ -174,20 +214,6 @@ def test_a_summary_has_a_row_per_arm_and_a_column_per_metric():
     assert table.loc["a"].tolist() == ["0.25 [0.25, 0.25]", "0.50 [0.13, 0.87]"]
     assert table.loc["b"].tolist() == ["", "-0.50 [-1.00, 0.00]"]
     assert summary(results, arms={"a": 1}, metrics=["wins"], digits=3).loc["a", "wins"] == "0.500 [0.126, 0.874]"
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "threshold", "words"),
-    [
-        (0.1, 0.3, 0.0, "above"),
-        (-0.3, -0.1, 0.0, "below"),
-        (-0.1, 0.3, 0.0, "not shown to differ from"),
-        (0.0, 0.3, 0.0, "not shown to differ from"),  # an interval that ends at the threshold holds it
-        (0.45, 0.49, 0.5, "below"),
-    ],
-)
-def test_the_side_of_a_threshold_is_that_of_the_whole_interval(low, high, threshold, words):
-    assert Estimate((low + high) / 2, low, high, 1, 9).side(threshold) == words
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -40,11 +40,14 @@ def no_weights(monkeypatch):
             ("warmup", 1.0),
             ("weight_decay", float("nan")),
             ("optimizer", "sgd"),
+            ("loss_on", "ends"),
         ],
     ],
 )
 def test_settings_out_of_range_are_named_before_weights_are_loaded(saved, tmp_path, no_weights, name, value):
-    with pytest.raises(TacitError, match=f"{name} .*{value}" if name != "optimizer" else "optimizer 'sgd'"):
+    with pytest.raises(
+        TacitError, match=f"{name} .*{value}" if not isinstance(value, str) else f"unknown {name} {value!r}"
+    ):
         tune_checkpoint(saved, ROWS, out=tmp_path / "out", **(OPTIONS | {name: value}))
     with pytest.raises(TacitError, match=name):
         check_settings(**{name: value})

@@ -81,7 +81,7 @@ def test_an_orthogonalized_matrix_keeps_its_singular_vectors_and_has_values_near
     torch.manual_seed(0)
     matrix = torch.randn(7, 4)
     made = orthogonalize(matrix, coefficients=(3.4445, -4.775, 2.0315), steps=5, eps=1e-7)
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     inside = left.T @ made @ right.T
     torch.testing.assert_close(inside, torch.diag(inside.diagonal()), rtol=0, atol=1e-4)
     assert ((inside.diagonal() > 0.6) & (inside.diagonal() < 1.3)).all()
