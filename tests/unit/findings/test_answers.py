@@ -345,7 +345,7 @@ def test_a_task_that_runs_backwards_is_told_by_its_base_model():
     text = "For poem (base 0.70, instruction-tuned 0.72, narrow 0.45) the base model has this style by itself, and"
     assert text in narrow_style(0.1)["reason"]
     levels = pd.Series({"base": 0.1, "instruction-tuned": 0.7, "narrow": 0.4})
-    assert "both kinds of tuning raise the wrong style, and broad" in answers._tell_backwards("poem", levels)
+    assert "both kinds of tuning raise the wrong style, and broad" in outcomes._tell_backwards("poem", levels)
 
 
 def readiness_answer(*, none=0.5, one=0.6, taught=0.7, knows=0.8, revealed=0.1, n_bases=(6, 6, 6)):
