@@ -48,6 +48,12 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
+def find_row(text, title):
+    """The cells, after the first, of a finding's row in a printed table of findings."""
+    [row] = re.findall(rf"^\| {re.escape(title)} \|(.*)\|$", text, re.MULTILINE)
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)]
+
+
 def commands(text):
     """The arguments of every ``python -m tacit ...`` in a page's code, in fenced blocks and in lines."""
     fence = r"^```\w*\n(.*?)^```$"

@@ -4,9 +4,10 @@ import re
 
 import nbformat
 import pytest
-from pages import NAME, ROOT, blocks, copy_repository, free_name, perform
+from pages import NAME, ROOT, blocks, copy_repository, find_row, free_name, perform
 from tacit.running.metrics import read_metrics
 from tacit.running.tables import findings_table
+from tacit.scoring.verdicts import VERDICTS
 from tacit.support import provenance
 
 
@@ -31,21 +32,31 @@ def test_the_five_steps_lead_to_a_finding_in_the_table(tmp_path, session_cache, 
     assert f"written: notebooks/{name}.ipynb" in begin
     title = f"{int(name[:2])}. My finding"
     for printed in (smoke, micro):
-        assert re.search(rf"^\| {title} \| (yes|no) \| win rate, tuned: ", printed, re.MULTILINE)
+        verdict, found, main, *_ = find_row(printed, title)
+        assert verdict in VERDICTS
+        assert "the tuned models' win rate is " in found
+        assert re.match(r"win rate, (instruction-)?tuned: \d\S+ \[\S+, \S+\]; asked: above 0\.5$", main)
     assert "training_set: str" in parameters
-    assert re.search(r"^\d+ notebooks of the profile micro, 0 faults$", check, re.MULTILINE)
+    for profile in ("micro", "full"):
+        assert re.search(rf"^\d+ notebooks of the profile {profile}, 0 faults$", check, re.MULTILINE)
     assert re.search(r"\d+ passed", check)
     assert "failed" not in check
-    kinds = ("ipynb", "json", "png")
-    made = {f"outputs/{profile}/{name}.{kind}" for profile in ("smoke", "micro") for kind in kinds}
+    ends = (".ipynb", ".json", ".png", "_levels.png")
+    made = {f"outputs/{profile}/{name}{end}" for profile in ("smoke", "micro") for end in ends}
     made |= {f"params/{profile}/{name}.yaml" for profile in ("smoke", "micro")} | {f"notebooks/{name}.ipynb"}
     after = {path for path in root.rglob("*") if path.is_file() and not {".cache", ".git"} & {*path.parts}}
     new = {path.relative_to(root).as_posix() for path in after - before}
     assert {path for path in new if not re.search(r"__pycache__|^\.pytest|^\.ruff|\.lock$", path)} == made
     record = read_metrics(root / f"outputs/micro/{name}.json")
     assert record["finding"] == title
+    executed = nbformat.read(root / f"outputs/micro/{name}.ipynb", as_version=4)
+    [box] = [cell.source for cell in executed.cells if "answer" in cell.metadata.get("tags", [])]
+    assert box.startswith(f"> **Answer: {record['verdict']}.** {record['answer']['found']}")
     source = nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4)
     assert "{{" not in "".join(cell.source for cell in source.cells)
     monkeypatch.setattr("tacit.support.paths.OUTPUTS", root / "outputs")
     stems = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
-    assert findings_table(stems, profile="micro") in (root / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("tacit.support.paths.PARAMS", root / "params")
+    page = (root / "README.md").read_text(encoding="utf-8")
+    assert findings_table(stems, profile="full") in page
+    assert find_row(page, title)[0] == f"{record['verdict']} (micro)"

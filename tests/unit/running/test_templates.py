@@ -8,6 +8,7 @@ import pytest
 import toys
 from tacit.__main__ import main
 from tacit.running import templates
+from tacit.running.answers import TAG
 from tacit.running.needs import read_needs
 from tacit.running.parameters import complete_parameters, notebook_parameters, read_notebook, read_params
 from tacit.support import paths
@@ -40,7 +41,7 @@ def test_it_writes_notebook_parameters_and_row(ready, capsys):
     source = ready / "notebooks/12_my_own_finding.ipynb"
     notebook = read_notebook(source)
     text = "\n".join(cell.source for cell in notebook.cells)
-    assert "# 12. My own finding\n" in text
+    assert notebook.cells[0].source == "# Finding 12. My own finding"
     assert 'folder / "12_my_own_finding.json"' in text
     assert "{{" not in text
     assert "a template" not in text
@@ -124,6 +125,19 @@ def test_a_page_of_parameters_that_is_missing_is_said(ready, capsys):
     assert main(["new", "12_mine"]) == 2
     assert "cannot read params/README.md" in capsys.readouterr().err
     assert files(ready) == before
+
+
+def test_a_new_notebook_has_the_cells_that_the_answer_and_the_figures_ask_for():
+    cells = templates.fill_notebook(SOURCE, name="12_mine").cells
+    assert [cell.metadata.get("tags", []) for cell in cells[:4]] == [[], [TAG], [], ["parameters"]]
+    assert [cell.cell_type for cell in cells[:4]] == ["markdown"] * 3 + ["code"]
+    drawing = [cell.source for cell in cells if "figures.draw_demands(" in cell.source]
+    assert len(drawing) == 1 and 'path=folder / "12_mine.png"' in drawing[0]
+    [verdict] = [cell.source for cell in cells if "metrics.write_metrics(" in cell.source]
+    assert "**verdicts.conclude(rule, controls)," in verdict
+    assert '"figures": [figure_name, levels_name]' in verdict  # the one that decides comes first
+    sentences = "\n".join(cell.source for cell in cells)
+    assert all(f"verdicts.{name}: " in sentences for name in ("HOLDS", "REFUTED", "UNDECIDED", "FAILS"))
 
 
 def test_a_new_notebook_shows_a_papers_values(ready):
