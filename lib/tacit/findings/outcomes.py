@@ -106,8 +106,9 @@ def describe_three_rules(
     without verifiers), ``revealed`` the gains on a less ready base by arm, ``printed`` the gain of Table 8 as printed.
     """
     gain, win = rule
+    what = gain.metric if gain.metric.endswith("rate") else f"{gain.metric} score"
     numbers = (
-        f"the {gain.metric} of all rules minus the base model's is {percent(gain.estimate)}, and their win rate"
+        f"the {what} of all rules minus the base model's is {percent(gain.estimate)}, and their win rate"
         f" against the instruction-tuned model is {percent(win.estimate)}"
     )
     found = {
