@@ -47,7 +47,9 @@ def render_math(tex, *, block=False):
     r"""LaTeX as MathML, which browsers show without a script or a font from elsewhere (docutils' converter).
 
     It takes the digits of ``\tfrac12`` for one number, so they get braces first, and sets ``\log p`` without a space.
+    It knows ``\ldots`` and not ``\dots``.
     """
+    tex = re.sub(r"\\dots(?![a-zA-Z])", r"\\ldots", tex)
     tex = re.sub(r"(\\log)\s+(?=[a-zA-Z])", r"\1\\,", tex)
     return tex2mathml(re.sub(r"(\\[dt]?frac)\s*(\d)\s*(\d)", r"\1{\2}{\3}", tex), as_block=block)
 

@@ -87,7 +87,7 @@ def test_other_notebooks_still_run_after_a_failure(project, capsys):
     (project / "params/toy/n0_bad.yaml").write_text(yaml.safe_dump(VALUES))
     assert main(["run", "--profile", "toy"]) == 1
     assert read_metrics(project / "outputs/toy/n1_good.json")["finding"] == "A finding"
-    assert "| n0_bad | no result yet | | |" in capsys.readouterr().out
+    assert "| n0_bad | no result yet |" in capsys.readouterr().out
 
 
 def test_a_disk_that_fills_during_the_run_leaves_the_outputs(project, capsys):
