@@ -88,25 +88,6 @@ def exceeds_width(gain: scores.Estimate) -> bool:
     return bool(gain.value > gain.high - gain.low)
 
 
-def measure_beyond_stopping(
-    tables: Mapping[str, Tables], arms: Iterable[str], *, prompts: Mapping[str, np.ndarray] | None = None
-) -> dict[tuple[str, str], scores.Estimate]:
-    """How far the strict and the lenient score of each arm lie from the base model's lenient score, by arm and score.
-
-    The base model's lenient score is what a perfect rule for stopping would make of its answers. ``prompts`` may say
-    which prompts count for each arm ([prompts], boolean). Without verifiers nothing is measured.
-    """
-    beyond = {}
-    if all("lenient" in table for table in tables["base"]):
-        lenient = scores.stack(tables["base"], "lenient")
-        for arm in arms:
-            counted = slice(None) if prompts is None else prompts[arm]
-            for kind in ("strict", "lenient"):
-                ours = scores.stack(tables[arm], kind)
-                beyond[arm, kind] = compare_scores(ours[:, counted], lenient[:, counted])
-    return beyond
-
-
 def average_by_family(tables: Mapping[str, Tables], kind: str) -> pd.DataFrame:
     """The mean of the score ``kind``: a row per family, in the order of the prompts, and a column per arm."""
     means = {arm: pd.concat(per_seed).groupby("family", sort=False)[kind].mean() for arm, per_seed in tables.items()}

@@ -109,14 +109,19 @@ class Evaluation(ABC):
         """
         prompts = self.validation if examples is None else examples
 
-        def strict_rate(model: PreTrainedModel, key: dict) -> float:
+        def validated(model: PreTrainedModel, key: dict) -> float:
             if not self.verified:
                 raise TacitError("choosing epochs needs verifiers: without a world, give one number of epochs per arm")
             options = {"ids": prompts["id"], "max_new_tokens": max_new_tokens}
             responses = cached_responses(model, key, tokenizer, prompts["instruction"], **options)
-            return float(self.score(prompts, responses)["strict"].mean())
+            return strict_rate(self, prompts, responses)
 
-        return strict_rate
+        return validated
+
+
+def strict_rate(bench: Evaluation, examples: Dataset, responses: Sequence[Response]) -> float:
+    """The mean strict score of one response per example. Raises KeyError where there are no verifiers."""
+    return float(bench.score(examples, responses)["strict"].mean())
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from tacit.decoding.generation import Response
 from tacit.decoding.rules import resolve_tokens, surface
 from tacit.experiments.arms import ruled_responses
 from tacit.experiments.comparison import Tables, compare_scores
-from tacit.experiments.evaluation import Evaluation
+from tacit.experiments.evaluation import Evaluation, strict_rate
 from tacit.models.identity import weights_key
 from tacit.models.loading import load_model
 from tacit.scoring import scores
@@ -56,7 +56,7 @@ def fit_end_constant(
     prompts, rows = bench.validation, []
     for constant in constants:
         responses = respond(constant=constant, instructions=prompts["instruction"], ids=prompts["id"])
-        rows.append({"constant": constant, "strict": float(bench.score(prompts, responses)["strict"].mean())})
+        rows.append({"constant": constant, "strict": strict_rate(bench, prompts, responses)})
     table = pd.DataFrame(rows)
     return constants[int(table["strict"].argmax())], table
 

@@ -21,6 +21,11 @@ def percent(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
+def name_score(metric: str) -> str:
+    """A metric as a sentence names it: ``strict score``, and a rate by its own name."""
+    return metric if metric.endswith("rate") else f"{metric} score"
+
+
 def tell_failing(controls: Sequence[Demand]) -> str:
     """The positive controls that do not pass, each in a line."""
     return "; ".join(control.sentence() for control in controls if control.verdict != HOLDS)
@@ -138,13 +143,12 @@ def describe_response_tuning(
     the response-tuned arm, None without verifiers; ``families`` a table of ``comparison.compare_families``.
     """
     gain, win = rule
-    what = f"its {gain.metric}{'' if gain.metric.endswith('rate') else ' score'}"
     against = {"above": "above parity", "below": "below parity"}.get(
         win.estimate.side(0.5), "not shown to be off parity"
     )
     numbers = (
-        f"{what} minus the base model's is {percent(gain.estimate)}, and its win rate against the instruction-tuned"
-        f" model is {percent(win.estimate)}, {against}"
+        f"its {name_score(gain.metric)} minus the base model's is {percent(gain.estimate)}, and its win rate against"
+        f" the instruction-tuned model is {percent(win.estimate)}, {against}"
     )
     found = {
         HOLDS: f"A model tuned on responses alone follows instructions: {numbers}.",

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tacit.decoding.generation import Response
 from tacit.experiments.arms import cached_responses, data_key, tuned_model
 from tacit.experiments.cache import cached_json
-from tacit.experiments.evaluation import Evaluation
+from tacit.experiments.evaluation import Evaluation, strict_rate
 from tacit.microworld.styles import OWN_FAMILIES
 from tacit.models.identity import tokenizer_key
 from tacit.scoring import scores
@@ -74,7 +74,7 @@ def trace_epochs(
             asked = {"ids": prompts["id"], "max_new_tokens": max_new_tokens}
             said = cached_responses(model, key, tokenizer, prompts["instruction"], **asked)
             ends = end_probabilities(model, key, tokenizer, prompts)
-            strict = float(bench.score(prompts, said)["strict"].mean())
+            strict = strict_rate(bench, prompts, said)
             steps = epochs * -(-len(examples) // batch_size)
             rows.append({"epochs": epochs, "steps": steps, "seed": seed, "strict": strict, "p(end)": ends.mean()})
             answers[epochs].append(said)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from tacit.experiments.stopping import GainSplit
-from tacit.findings.answers import percent, tell_failing
+from tacit.findings.answers import name_score, percent, tell_failing
 from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
 
 
@@ -106,10 +106,9 @@ def describe_three_rules(
     without verifiers), ``revealed`` the gains on a less ready base by arm, ``printed`` the gain of Table 8 as printed.
     """
     gain, win = rule
-    what = gain.metric if gain.metric.endswith("rate") else f"{gain.metric} score"
     numbers = (
-        f"the {what} of all rules minus the base model's is {percent(gain.estimate)}, and their win rate"
-        f" against the instruction-tuned model is {percent(win.estimate)}"
+        f"the {name_score(gain.metric)} of all rules minus the base model's is {percent(gain.estimate)}, and their"
+        f" win rate against the instruction-tuned model is {percent(win.estimate)}"
     )
     found = {
         HOLDS: f"A base model under three hand-written rules follows instructions: {numbers}.",

@@ -53,7 +53,7 @@ def draw_contest(
             for task, row in zip(asked, drawn, strict=True)
         ]
     kept = [i for i, row in enumerate(drawn) if row]
-    order = kept + [i for i in range(len(examples)) if i not in set(kept)]  # the dropped items' texts stay rivals
+    order = kept + [i for i, row in enumerate(drawn) if not row]  # the dropped items' texts stay rivals
     place = {old: new for new, old in enumerate(order)}
     return Contest(
         [examples["instruction"][i] for i in kept],

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tacit.decoding.generation import Response
 from tacit.experiments.arms import ruled_responses, tuned_responses
-from tacit.experiments.evaluation import BROAD, Evaluation
+from tacit.experiments.evaluation import BROAD, Evaluation, strict_rate
 from tacit.experiments.stopping import answer_untuned
 from tacit.models import chat
 from tacit.models.identity import weights_key
@@ -73,7 +73,7 @@ def fit_rules(respond: Callable[..., Sequence], choices: Sequence[dict], *, benc
         return choices[0]
     prompts = bench.validation
     asked = partial(respond, instructions=prompts["instruction"], ids=prompts["id"])
-    return max(choices, key=lambda rules: float(bench.score(prompts, asked(rules=rules))["strict"].mean()))
+    return max(choices, key=lambda rules: strict_rate(bench, prompts, asked(rules=rules)))
 
 
 def epoch_choices(epochs: int | Sequence[int] | Mapping[str, Any], arm: str) -> list[int]:

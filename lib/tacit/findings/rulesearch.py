@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tacit.decoding.generation import Response
 from tacit.decoding.rules import resolve_tokens, surface
-from tacit.experiments.evaluation import Evaluation
+from tacit.experiments.evaluation import Evaluation, strict_rate
 
 RULES = ("end", "uniform", "diversity")
 # Hewitt et al. (2024, Table 8), for Llama 2: tokens by string, a leading space being a word's beginning.
@@ -74,7 +74,7 @@ def search_rules(
 
     def attempt(point: dict[str, float]) -> None:
         said = respond(prompts["instruction"], ids=prompts["id"], rules=weigh(point))
-        rows.append(point | {"strict": float(bench.score(prompts, said)["strict"].mean())})
+        rows.append(point | {"strict": strict_rate(bench, prompts, said)})
 
     for end in end_weights:
         for diversity in diversity_weights:

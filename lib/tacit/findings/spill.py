@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tacit.decoding.generation import Response
 from tacit.experiments.evaluation import Evaluation
 from tacit.findings.similarity import Encode, mean_similarity, similarity_bins
 from tacit.microworld.styles import NEAR_DOMAIN, OWN_FAMILIES
 from tacit.scoring.estimates import Estimate, from_draws
+from tacit.scoring.scores import wilson_limits
 from tacit.support.errors import TacitError
 
 OWN, NEAR, ELSEWHERE = "own", "near", "elsewhere"  # the kinds of prompts
@@ -155,7 +155,7 @@ def _widen(result: Estimate, tables: Sequence[np.ndarray], *, n_units: int) -> E
     seen = np.concatenate([table[~np.isnan(table)] for table in tables])
     if result.low < result.high or not np.isin(seen, (-1, 0, 1)).all():
         return result
-    half = float(stats.binomtest(0, n_units).proportion_ci(method="wilson").high)
+    _, half = wilson_limits(0, n_units)
     return replace(result, low=max(-1.0, result.value - half), high=min(1.0, result.value + half))
 
 

@@ -26,11 +26,12 @@ def estimate(scores: ArrayLike, *, n_resamples: int = 2_000, seed: int = 0) -> E
     result = _bootstrap(scores, n_resamples=n_resamples, seed=seed)
     if result.value not in (0.0, 1.0) or result.low < result.high:
         return result
-    low, high = _wilson(int(result.value * result.n_prompts), result.n_prompts)
+    low, high = wilson_limits(int(result.value * result.n_prompts), result.n_prompts)
     return replace(result, low=min(result.value, low), high=max(result.value, high))
 
 
-def _wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson_limits(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of which ``successes`` of ``n`` were seen."""
     interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -75,7 +76,7 @@ def difference(ours: ArrayLike, theirs: ArrayLike, *, n_resamples: int = 2_000, 
     result = _bootstrap(a - b, n_resamples=n_resamples, seed=seed)
     if result.low < result.high or not np.isin([a, b], (0, 1)).all():
         return result
-    _, other = _wilson(0, result.n_prompts)
+    _, other = wilson_limits(0, result.n_prompts)
     return replace(result, low=max(-1.0, result.value - other), high=min(1.0, result.value + other))
 
 
@@ -124,7 +125,7 @@ def difference_of_groups(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
         variance = sum(v for v, _ in parts)
         half = variance**0.5 * float(stats.t.ppf(0.975, variance**2 / sum(v**2 / free for v, free in parts)))
     else:
-        half = _wilson(0, n_prompts)[1] if np.isin(seen, (0, 1)).all() else 0.0
+        half = wilson_limits(0, n_prompts)[1] if np.isin(seen, (0, 1)).all() else 0.0
     most = 1.0 if seen.min() >= 0 and seen.max() <= 1 else np.inf
     limits = {"low": max(-most, value - half), "high": min(most, value + half)}
     return Estimate(value, **limits, n_seeds=len(a) + len(b), n_prompts=n_prompts)

@@ -104,21 +104,6 @@ def test_a_gain_counts_when_it_is_more_than_its_intervals_width(value, low, high
     assert comparison.exceeds_width(scores.Estimate(value, low, high, 1, 9)) is exceeds
 
 
-def test_beyond_stopping_is_measured_from_the_base_models_lenient_score():
-    tables = {
-        "base": [table([0, 0, 0], [1, 1, 0])],
-        "tuned": [table([1, 1, 1], [1, 1, 1]), table([0, 1, 0], [0, 1, 0])],
-    }
-    beyond = comparison.measure_beyond_stopping(tables, ["tuned"])
-    assert list(beyond) == [("tuned", "strict"), ("tuned", "lenient")]
-    assert beyond["tuned", "strict"] == scores.difference([[1, 1, 1], [0, 1, 0]], [[1, 1, 0]] * 2)
-    counted = {"tuned": np.array([False, True, True])}
-    beyond = comparison.measure_beyond_stopping(tables, ["tuned"], prompts=counted)
-    assert beyond["tuned", "strict"] == scores.difference([[1, 1], [1, 0]], [[1, 0]] * 2)
-    unverified = {arm: [t.drop(columns=["strict", "lenient"]) for t in of] for arm, of in tables.items()}
-    assert comparison.measure_beyond_stopping(unverified, ["tuned"]) == {}
-
-
 def test_every_side_of_stopping_has_its_words():
     sides = [scores.Estimate(0, low, high, 1, 9).side() for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))]
     assert set(sides) == set(comparison.BEYOND_STOPPING)

@@ -154,6 +154,17 @@ def test_only_the_prompts_that_count_are_split():
     assert stopping.split_gain(TUNED, BASE, prompts=counted) == stopping.split_gain(*kept)
 
 
+def test_beyond_stopping_is_measured_from_the_base_models_lenient_score():
+    base = as_tables({"strict": [[0, 0, 0]], "lenient": [[1, 1, 0]]})
+    tuned = as_tables({"strict": [[1, 1, 1], [0, 1, 0]], "lenient": [[1, 1, 1], [0, 1, 0]]})
+    assert stopping.split_gain(tuned, base).beyond == scores.difference([[1, 1, 1], [0, 1, 0]], [[1, 1, 0]] * 2)
+    counted = np.array([False, True, True])
+    beyond = stopping.split_gain(tuned, base, prompts=counted).beyond
+    assert beyond == scores.difference([[1, 1], [1, 0]], [[1, 0]] * 2)
+    with pytest.raises(KeyError, match="strict"):
+        stopping.split_gain([t.drop(columns=["strict", "lenient"]) for t in tuned], base)
+
+
 def test_a_share_is_of_a_gain_that_is_shown():
     assert np.isnan(stopping.split_gain(BASE, BASE).share)
     assert np.isnan(stopping.split_gain(BASE, TUNED).share)
