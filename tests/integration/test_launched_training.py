@@ -203,6 +203,6 @@ def test_accelerate_reads_every_configuration(path):
 
 
 def test_the_launchers_files_are_no_profile():
-    with pytest.raises(TacitError, match="there are gemma3-27b, llama2-7b") as caught:
+    with pytest.raises(TacitError, match="there are full, gemma3-27b, llama2-7b") as caught:
         read_params("nowhere", "01_response_tuning")
     assert "accelerate" not in str(caught.value)
