@@ -602,7 +602,6 @@ def test_full_shows_micros_notebook_where_it_has_no_parameters_or_outputs(tmp_pa
     assert shown == [
         ("full/01_both.ipynb", ""),
         ("micro/02_no_parameters.ipynb", " (micro)"),
-        ("micro/03_not_run.ipynb", " (micro)"),
         ("full/04_full_alone.ipynb", ""),
     ]
     micro = ["01_both", "02_no_parameters", "03_not_run"]

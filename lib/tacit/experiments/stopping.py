@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import nan
 from typing import Any
 
 import numpy as np
@@ -111,11 +110,6 @@ class GainSplit:
     stopping: scores.Estimate
     beyond: scores.Estimate
     lenient_gain: scores.Estimate
-
-    @property
-    def share(self) -> float:
-        """Stopping / gain, of the values; above 1 where a perfect rule would gain more. NaN unless a gain is shown."""
-        return self.stopping.value / self.gain.value if self.gain.side() == "above" else nan
 
     def as_results(self, arm: str) -> list[dict]:
         """The four differences as rows of a metrics file, of the arm named ``ARM minus base``, or ``base`` alone."""

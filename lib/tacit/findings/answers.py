@@ -18,7 +18,7 @@ from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, dec
 
 def percent(estimate: Estimate) -> str:
     """An estimate of a share, or of a difference of shares, as ``0.71 [0.65, 0.77]``."""
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:z.2f} [{estimate.low:z.2f}, {estimate.high:z.2f}]"
 
 
 def name_score(metric: str) -> str:

@@ -67,7 +67,7 @@ def _tell_splits(splits: Mapping[str, GainSplit]) -> str:
     for side, words in sides.items():
         values = [split.beyond.value for split in splits.values() if split.beyond.side() == side]
         if values:
-            parts.append(f"{len(values)} of {len(splits)} tasks {words} ({min(values):.2f} to {max(values):.2f})")
+            parts.append(f"{len(values)} of {len(splits)} tasks {words} ({min(values):z.2f} to {max(values):z.2f})")
     return f"Against a perfect stop of the base model's own answers: {', '.join(parts)}."
 
 
@@ -86,7 +86,7 @@ def _tell_odd(odd: Mapping[int, Demand], odd_one: str) -> str:
     rest = [epochs for epochs in odd if epochs not in below]
     if not below:
         return f"{odd_one.capitalize()}, the counterpart of chess, is not shown to lie below the other tasks."
-    gaps = ", ".join(f"{odd[epochs].estimate.value:.2f} at {epochs}" for epochs in below)
+    gaps = ", ".join(f"{odd[epochs].estimate.value:z.2f} at {epochs}" for epochs in below)
     text = f"{odd_one.capitalize()}, the counterpart of chess, lies below the other tasks (by epochs: {gaps})"
     return f"{text}; that it does at {', '.join(map(str, rest))} is not shown." if rest else f"{text}."
 
@@ -162,7 +162,7 @@ def describe_narrow_style(
         UNDECIDED: f"Whether a narrowly tuned model's style spills over near its task alone is not decided: {numbers}.",
         FAILS: f"Nothing is said of narrow styles, because a positive control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    means = {arm: f"{levels[arm].mean():.2f}" for arm in ("base", "instruction-tuned", "narrow")}
+    means = {arm: f"{levels[arm].mean():z.2f}" for arm in ("base", "instruction-tuned", "narrow")}
     reason = (
         f"{_tell_tasks(by_task)} Near the domain the untuned base model, its answers ended in time, has the wrong style"
         f" in {means['base']}, the instruction-tuned model in {means['instruction-tuned']}, the narrow models in"
@@ -190,7 +190,7 @@ def _tell_tasks(by_task: Mapping[str, Demand]) -> str:
 def _tell_backwards(task: str, levels: pd.Series) -> str:
     """Of a task that runs the other way: what either kind of tuning makes of the base model's share of its style."""
     base, broad, narrow = (float(levels[arm]) for arm in ("base", "instruction-tuned", "narrow"))
-    shares = f"base {base:.2f}, instruction-tuned {broad:.2f}, narrow {narrow:.2f}"
+    shares = f"base {base:z.2f}, instruction-tuned {broad:z.2f}, narrow {narrow:z.2f}"
     if narrow > base:
         return f"For {task} ({shares}) both kinds of tuning raise the wrong style, and broad tuning raises it more."
     return f"For {task} ({shares}) the base model has this style by itself, and narrow tuning does not raise it."
@@ -239,7 +239,7 @@ def describe_readiness(
 def _span(demands: Sequence[Demand], metric: str) -> str:
     """The lowest and the highest value among the demands of one metric."""
     values = [demand.estimate.value for demand in demands if demand.metric == metric]
-    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    low, high = f"{min(values):z.2f}", f"{max(values):z.2f}"
     return low if low == high else f"{low} to {high}"
 
 

@@ -59,7 +59,7 @@ def compare_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[
 
 def _interval(row: pd.Series, side: str) -> str:
     value, low, high = (row[f"{part} {side}"] for part in ("value", "low", "high"))
-    return "" if pd.isna(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return "" if pd.isna(value) else f"{value:z.3f} [{low:z.3f}, {high:z.3f}]"
 
 
 def compare_runs(a: str | Path, b: str | Path) -> str:

@@ -58,13 +58,10 @@ def compare_arms(
     path: str | Path,
     paper: Sequence[dict] = (),
     reference: str | None = None,
-    chance: float | None = None,
-    xlabel: str = "mean over prompts and seeds",
 ) -> tuple[Figure, str]:
     """One panel of points with intervals per metric, arms down the side; returns the figure and its file's name.
 
     ``reference`` is the arm that the win rates are against. It has none itself: a dashed line at parity stands for it.
-    ``chance`` is the level of guessing, a dotted line. ``xlabel`` says what is averaged.
     """
     frame = pd.DataFrame(results)
     size = (4.2 * len(metrics) + 1.5, 1.2 + 0.38 * len(arms))
@@ -74,9 +71,7 @@ def compare_arms(
         known = [row for row in paper if row["metric"] == metric]
         plot_intervals(axes, rows, arms=arms, paper=known)
         axes.set(xlim=(min(-0.03, rows["low"].min() - 0.03), 1.03))
-        axes.set(title=as_written(metric), xlabel=as_written(xlabel))
-        if chance is not None:
-            axes.axvline(chance, color="grey", ls=":", lw=1.5, label=f"chance ({chance:g})")
+        axes.set(title=as_written(metric), xlabel="mean over prompts and seeds")
         if metric == "win rate":
             parity = "parity" if reference is None else as_written(f"parity with {reference}")
             axes.axvline(0.5, color="grey", ls="--", lw=1, label=parity)
@@ -183,7 +178,6 @@ def draw_curves(
     path: str | Path,
     xlabel: str,
     levels: Mapping[str, float] | None = None,
-    log: bool = False,
 ) -> tuple[Figure, str]:
     """Scores against ``x``: a panel per metric, a line and a mark per arm; returns the figure and its file's name.
 
@@ -201,8 +195,6 @@ def draw_curves(
             mean = of_arm.groupby(x)[metric].mean()
             axes.plot(mean.index, mean.to_numpy(), color=colour, marker=MARKS[i % 10], lw=1.8, label=as_written(arm))
         axes.set(xlabel=as_written(xlabel), ylabel=as_written(f"{metric} (mean over prompts)"), ylim=(-0.03, 1.03))
-        if log:
-            axes.set_xscale("log", base=2)
     for name, level in (levels or {}).items():
         panels[0][0].axhline(level, color="black", ls="--", lw=1, label=as_written(name))
     handles, labels = panels[0][0].get_legend_handles_labels()

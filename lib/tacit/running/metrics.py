@@ -204,7 +204,7 @@ def read_metrics(path: str | Path) -> dict:
 
 def describe_result(row: Mapping[str, Any]) -> str:
     """A result row in one line: metric, arm, value and 95% interval."""
-    return f"{row['metric']}, {row['arm']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['metric']}, {row['arm']}: {row['value']:z.3f} [{row['low']:z.3f}, {row['high']:z.3f}]"
 
 
 def paper_beside(record: dict) -> list[dict]:

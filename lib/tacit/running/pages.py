@@ -158,7 +158,7 @@ def _beside(record: dict, *, arm: str, metric: str) -> list[str]:
     for known in paper_beside(record):
         same = known["metric"] == metric and known["arm"] == arm
         which = "" if same else escape(f"{known['metric']}, {known['arm']}:") + " "
-        lines.append(f"{which}**{known['value']:.3f}** {escape(known['source'])}")
+        lines.append(f"{which}**{known['value']:z.3f}** {escape(known['source'])}")
     if not lines:
         measured = {known["metric"] for known in record["paper"]}
         absent = "this metric of other arms only" if metric in measured else "no value of this metric"
@@ -191,7 +191,7 @@ def card(stem: str, record: dict, *, alt: str, mark: str = "") -> str:
         *(f":::{{container}} verdict {style}", verdict + mark, ":::"),
         *(escape(without_marks(record["answer"]["found"]) if "answer" in record else record["claim"]), ""),
         *(":::{container} numbers", escape(f"{metric}, {arm}"), ""),
-        f"- **{row['value']:.3f}** \\[{row['low']:.3f}, {row['high']:.3f}\\] here{asked}",
+        f"- **{row['value']:z.3f}** \\[{row['low']:z.3f}, {row['high']:z.3f}\\] here{asked}",
         *(f"- {line}" for line in _beside(record, arm=arm, metric=metric)),
         ":::",
         *(["", f"[![{escape(alt)}](<figures/{figure}>)]({page})"] if figure else []),

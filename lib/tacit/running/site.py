@@ -44,15 +44,13 @@ def toctree(*entries: str, caption: str = "") -> str:
 def find_executed(profile: str) -> list[tuple[Path, str]]:
     """The executed notebooks that a profile's site shows, in order, each with the mark of its card.
 
-    They are those in ``outputs/<profile>/``. For ``full``, a finding that has no parameters or no outputs there is
-    shown as ``micro`` has it, and marked so (``tables.find_metrics``).
+    They are those in ``outputs/<profile>/``. For ``full``, a finding that has no parameters there is shown as ``micro``
+    has it, and marked so (``tables.find_metrics``).
     """
     folders = [paths.OUTPUTS / name for name in ((profile, "micro") if profile == "full" else (profile,))]
     shown = []
     for stem in sorted({path.stem for folder in folders for path in folder.glob("*.ipynb")}):
         path, mark = find_metrics(stem, profile=profile)
-        if profile == "full" and not path.with_suffix(".ipynb").exists():
-            path, mark = paths.OUTPUTS / "micro" / path.name, MICRO
         if path.with_suffix(".ipynb").exists():
             shown.append((path.with_suffix(".ipynb"), mark))
     return shown

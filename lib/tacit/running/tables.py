@@ -55,7 +55,7 @@ def _paper_cell(record: dict) -> str:
     arm, metric = record["headline"]["arm"], record["headline"]["metric"]
     beside = paper_beside(record)
     same = all((p["arm"], p["metric"]) == (arm, metric) for p in beside)
-    values = "; ".join(f"{p['value']:.3f}" if same else f"{p['arm']} {p['value']:.3f}" for p in beside)
+    values = "; ".join(f"{p['value']:z.3f}" if same else f"{p['arm']} {p['value']:z.3f}" for p in beside)
     return values if same else f"({beside[0]['metric']}: {values})"
 
 
@@ -78,9 +78,10 @@ def compare_verdicts(ours: dict, theirs: dict) -> str:
 
 
 def find_metrics(stem: str, *, profile: str) -> tuple[Path, str]:
-    """The metrics file of a finding in a profile, and a mark for its row.
+    """The metrics file of a finding in a profile, and a mark for its row; the executed notebook lies beside the file.
 
-    A finding that has no parameters for ``full`` yet is shown as ``micro`` has it, and its row says so.
+    A finding that has no parameters for ``full`` is shown as ``micro`` has it, and its row says so. One that has them
+    and was not run there is not: its row says that there is no result yet.
     """
     if profile == "full" and not (paths.PARAMS / profile / f"{stem}.yaml").exists():
         return paths.OUTPUTS / "micro" / f"{stem}.json", MICRO

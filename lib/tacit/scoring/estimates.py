@@ -29,7 +29,7 @@ class Estimate:
         return "below" if self.high < threshold else "not shown to differ from"
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
 
 
 def from_draws(

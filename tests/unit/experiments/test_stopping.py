@@ -138,7 +138,6 @@ def test_a_gain_is_split_at_the_base_models_lenient_score():
     split = stopping.split_gain(TUNED, BASE)
     values = {name: getattr(split, name).value for name in ("gain", "stopping", "beyond", "lenient_gain")}
     assert values == pytest.approx({"gain": 9 / 16, "stopping": 6 / 16, "beyond": 3 / 16, "lenient_gain": 5 / 16})
-    assert split.share == pytest.approx(6 / 9)
     twice = {kind: rows * 2 for kind, rows in BASE.items()}
     assert split.gain == scores.difference(TUNED["strict"], twice["strict"])
     assert split.stopping == scores.difference(BASE["lenient"], BASE["strict"])
@@ -165,12 +164,11 @@ def test_beyond_stopping_is_measured_from_the_base_models_lenient_score():
         stopping.split_gain([t.drop(columns=["strict", "lenient"]) for t in tuned], base)
 
 
-def test_a_share_is_of_a_gain_that_is_shown():
-    assert np.isnan(stopping.split_gain(BASE, BASE).share)
-    assert np.isnan(stopping.split_gain(BASE, TUNED).share)
+def test_an_arm_that_only_ends_its_base_models_answers_gains_nothing_beyond_stopping():
     stops = {"strict": BASE["lenient"], "lenient": BASE["lenient"]}
-    assert stopping.split_gain(stops, BASE).share == 1.0
-    assert stopping.split_gain(stops, BASE).beyond.value == 0.0
+    split = stopping.split_gain(stops, BASE)
+    assert split.gain == split.stopping
+    assert split.beyond.value == split.lenient_gain.value == 0.0
 
 
 def test_the_parts_are_rows_of_a_metrics_file():

@@ -115,19 +115,6 @@ def test_right_responses_and_marks_stand_beside_the_answers(capsys):
         ]
 
 
-def test_chance_is_a_dotted_line_in_every_panel(tmp_path):
-    options = {"arms": ["a", "b"], "metrics": ["strict", "win rate"], "path": tmp_path / "f.png"}
-    figure, _ = figures.compare_arms(RESULTS, **options, chance=0.125, xlabel="mean over $bases$")
-    for axes in figure.axes:
-        [line] = [line for line in axes.lines if line.get_linestyle() == ":"]
-        assert list(line.get_xdata()) == [0.125, 0.125]
-        assert shown([axes.xaxis.label]) == ["mean over $bases$"]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(labels) == ["chance (0.125)", "here (95% interval)", "parity"]
-    without, _ = figures.compare_arms(RESULTS, **options)
-    assert not [line for axes in without.axes for line in axes.lines if line.get_linestyle() == ":"]
-
-
 def demand(arm, low, high, **asked):
     return Demand(arm, "m", Estimate((low + high) / 2, low, high, 3, 20), **asked)
 
@@ -197,7 +184,7 @@ def test_curves_have_a_thin_line_per_seed_and_a_thick_one_for_their_mean(tmp_pat
     rows += [("$b$", 1, 2, 0.0, 0.125), ("$b$", 1, 8, 0.125, 0.25)]
     table = pd.DataFrame(rows, columns=["arm", "seed", "step", "strict", "p(end)"])
     options = {"x": "step", "metrics": ["strict", "p(end)"], "xlabel": "steps", "levels": {"base": 0.375}}
-    figure, name = figures.draw_curves(table, path=tmp_path / "curves.png", **options, log=True)
+    figure, name = figures.draw_curves(table, path=tmp_path / "curves.png", **options)
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     means = {"strict": {"a": [0.5, 0.75], "$b$": [0.0, 0.125]}, "p(end)": {"a": [0.5, 0.75], "$b$": [0.125, 0.25]}}
     for axes, metric in zip(figure.axes, options["metrics"], strict=True):
@@ -210,13 +197,10 @@ def test_curves_have_a_thin_line_per_seed_and_a_thick_one_for_their_mean(tmp_pat
         assert [line.get_ydata().tolist() for line in thick] == list(means[metric].values())
         assert all(line.get_xdata().tolist() == [2, 8] for line in thick)
         assert len({line.get_marker() for line in thick}) == len({line.get_color() for line in thick}) == 2
-        assert axes.get_xscale() == "log"
         assert axes.get_ylabel() == f"{metric} (mean over prompts)"
         levels = [set(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "--"]
         assert levels == ([{0.375}] if metric == "strict" else [])
     assert shown(figure.legends[0].get_texts()) == ["a", "$b$", "base"]
-    plain, _ = figures.draw_curves(table, path=tmp_path / "plain.png", **options)
-    assert {axes.get_xscale() for axes in plain.axes} == {"linear"}
 
 
 ODD = ["$\\frac{", "a$b$", "_x_^2", r"\$", "<b>|"]
