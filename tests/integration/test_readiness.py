@@ -9,7 +9,7 @@ from conftest import llama_config, make_model
 from tacit.decoding.generation import generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments.evaluation import VerifiedEvaluation, micro_evaluation
-from tacit.findings.readiness import ARMS, SETTINGS, STOPPING, TUNED, measure_base, read_measurement, verdict_matrix
+from tacit.findings.readiness import ARMS, SETTINGS, TUNED, measure_base, read_measurement, verdict_matrix
 from tacit.models import chat
 from tacit.models.loading import load_model, load_tokenizer
 from tacit.support.errors import TacitError
@@ -21,8 +21,7 @@ TUNING = {"learning_rate": 1e-2, "batch_size": 8}
 SIZES = {
     "narrow": "poem", "rules": RULES, "end_constants": [1.0, 2.0, 3.0], "end_weights": [10.0, 40.0],
     "uniform_scales": [0.25, 1.0], "seeds": [1, 2], "selection_seed": 0, "n_train": 16, "max_new_tokens": 6,
-    "epochs": {"end loss": 1, "end loss, responses": [1], "response-tuned": 2, "narrow": [1, 2],
-               "instruction-tuned": 1},
+    "epochs": {"end alone": [1], "response-tuned": 2, "narrow": [1, 2], "instruction-tuned": 1}, "end_rate": 3e-2,
     **TUNING,
 }  # fmt: skip
 PRETRAINING = {
@@ -128,7 +127,7 @@ def test_every_arms_verdicts_are_those_of_the_steps_by_hand(measured):
         assert record["fitted"][name] == value
     epochs = record["fitted"]["epochs"]
     assert epochs["narrow"] == max([1, 2], key=validated)
-    assert [epochs[arm] for arm in TUNED if arm != "narrow"] == [1, 1, 2, 1]
+    assert [epochs[arm] for arm in TUNED if arm != "narrow"] == [1, 2, 1]
     seen_format = say(model, bench.test, seen)
     responses = {
         "base": [say(model, bench.test)],
@@ -137,8 +136,7 @@ def test_every_arms_verdicts_are_those_of_the_steps_by_hand(measured):
         "three rules": [say(model, bench.test, make_processors=best["rules"])],
     }
     for arm, name, blank, loss in (
-        ("end loss", "broad", False, {"loss_on": "end"}),
-        ("end loss, responses", "broad", True, {"loss_on": "end"}),
+        ("end alone", "broad", False, {"loss_on": "end row", "learning_rate": 3e-2}),
         ("response-tuned", "broad", True, {}),
         ("narrow", "poem", False, {}),
         ("instruction-tuned", "broad", False, {}),
@@ -158,7 +156,7 @@ def test_a_bench_without_verifiers_and_epochs_of_some_arms_alone_are_refused(mea
     base, bench, _ = measured
     with pytest.raises(TacitError, match="verifiers"):
         measure_base(base, bench=replace(bench, kinds=("ended",)), **SIZES)
-    with pytest.raises(TacitError, match=r"epochs by arm must name the tuned arms end loss, .*, not narrow"):
+    with pytest.raises(TacitError, match=r"epochs by arm must name the tuned arms end alone, .*, not narrow"):
         measure_base(base, bench=bench, **SIZES | {"epochs": {"narrow": 1}})
 
 
@@ -166,19 +164,6 @@ def test_a_measurement_is_read_as_it_was_written(measured, tmp_path):
     path = tmp_path / "a-base.json"
     path.write_text(json.dumps(measured[2]), encoding="utf-8")
     assert read_measurement(path) == read_measurement(str(path)) == measured[2]
-
-
-def test_the_oldest_records_lack_arms_and_say_what_is_known_in_other_words(measured, tmp_path):
-    path, record = tmp_path / "old.json", dict(measured[2])
-    known = record.pop("knows")
-    whole = record["verdicts"]
-    record["verdicts"] = {arm: whole[arm] for arm in ARMS if arm not in STOPPING}
-    path.write_text(json.dumps(record), encoding="utf-8")
-    assert read_measurement(path) == record | {"knows": known}
-    for verdicts in (whole, record["verdicts"] | {"end loss": whole["end loss"]}):
-        path.write_text(json.dumps(record | {"verdicts": verdicts}), encoding="utf-8")
-        with pytest.raises(TacitError, match=r"not a readiness measurement|damaged"):
-            read_measurement(path)
 
 
 def test_what_is_no_measurement_is_refused(measured, tmp_path):

@@ -207,16 +207,10 @@ def test_readiness_records_are_those_of_the_parameters():
     from tacit.findings import readiness
 
     values = read_first_params(("full", "micro"), "06_readiness")
-    before = {"seeds": [1, 2, 3, 4, 5], "epochs": [1, 2, 4]}
-    before |= {"end_weights": [0.0, 5.0, 20.0], "uniform_scales": [0.5, 1.0, 1.5, 2.0]}
-    names = [name for name in readiness.SETTINGS if name != "end_constants"]
     for path in values["bases"]:
         record = readiness.read_measurement(path)
         assert record["base"] == Path(path).stem
-        if "knowledge" in record:
-            assert record["settings"] == readiness.choose_settings(values), path
-        else:  # the oldest were measured with more seeds and with epochs that validation chose
-            assert record["settings"] == {name: values[name] for name in names} | before, path
+        assert record["settings"] == readiness.choose_settings(values), path
         assert record["made_with"]["commit"] != "unknown"
     assert {Path(path).stem for path in values["bases"]} == {p.stem for p in (ROOT / "outputs/readiness").iterdir()}
     assert sum(p.stat().st_size for p in (ROOT / "outputs/readiness").iterdir()) < 2e6

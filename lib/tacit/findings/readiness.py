@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,14 +34,14 @@ from tacit.support.files import read_text
 from tacit.training.checkpoints import made_with
 
 UNTUNED = ("base", "base, seen format", "constant end", "three rules")
-TUNED = ("end loss", "end loss, responses", "response-tuned", "narrow", "instruction-tuned")
+TUNED = ("end alone", "response-tuned", "narrow", "instruction-tuned")
 ARMS = (*UNTUNED, *TUNED)
-STOPPING = ("constant end", "end loss", "end loss, responses")  # the oldest records lack them, and what is known
+STOPPING = ("constant end", "end alone")  # the arms that can change nothing but where a response ends
 SCORES = ("strict", "lenient")
 # What a measurement takes of a notebook's parameters.
 SETTINGS = (
     "narrow", "rules", "end_constants", "end_weights", "uniform_scales", "seeds", "selection_seed", "n_train", "epochs",
-    "learning_rate", "batch_size", "max_new_tokens",
+    "learning_rate", "end_rate", "batch_size", "max_new_tokens",
 )  # fmt: skip
 # What a pretraining's record says beside its settings and what it was made with.
 OUTCOMES = ("name", "commit", "dirty", "curve", "held_out_loss", "seconds")
@@ -101,6 +101,7 @@ def measure_base(
     selection_seed: int,
     n_train: int,
     epochs: int | Sequence[int] | Mapping[str, Any],
+    end_rate: float,
     max_new_tokens: int,
     **settings,
 ) -> dict[str, Any]:
@@ -108,8 +109,8 @@ def measure_base(
 
     Untuned arms: the base model in the chat format; in a format of its corpus (questions under ``Q:``), which says what
     it knows; with a constant on the end token; under the three rules. Tuned on ``n_train`` examples, one model a seed:
-    with a loss on when they end (all weights), on pairs and on responses without instructions; on responses alone; on
-    the ``narrow`` task; on all instructions. What can be fitted is fitted for each base model on validation prompts:
+    the end token's row alone, at the rate ``end_rate``; on responses alone; on the ``narrow`` task; on all
+    instructions. What can be fitted is fitted for each base model on validation prompts:
     the constant, the rules' weights (``fit_rules``), and the epochs of arms with several (``epoch_choices``).
     ``settings`` are ``finetune``'s. Raises TacitError without verifiers and as ``epoch_choices`` does.
     """
@@ -121,16 +122,17 @@ def measure_base(
     search |= {"end_weights": list(end_weights), "uniform_scales": list(uniform_scales)}
     fitted, responses = _untuned_arms(base, tokenizer, bench=bench, max_new_tokens=max_new_tokens, **search)
     tuning = {"seeds": seeds, "selection_seed": selection_seed, "max_new_tokens": max_new_tokens, **settings}
-    options = {"narrow": narrow, "n_train": n_train, "choices": choices, **tuning}
+    options = {"narrow": narrow, "n_train": n_train, "choices": choices, "end_rate": end_rate, **tuning}
     chosen, tuned = _tuned_arms(base, tokenizer, bench=bench, **options)
     responses |= tuned
     sizes = {"seeds": list(seeds), "selection_seed": selection_seed, "n_train": n_train}
+    common = {"end_rate": end_rate, "max_new_tokens": max_new_tokens}
     sizes["epochs"] = epochs if isinstance(epochs, int | Mapping) else list(epochs)
     seen = bench.score(bench.test, responses["base, seen format"][0])
     return {
         "base": Path(base).name,
         "pretraining": read_pretraining(base),
-        "settings": {"narrow": narrow, **search, **sizes, "max_new_tokens": max_new_tokens, **settings},
+        "settings": {"narrow": narrow, **search, **sizes, **common, **settings},
         "fitted": {"epochs": chosen, **fitted},
         "made_with": {"library": provenance.library_hash(), **made_with()},
         "prompts": list(bench.test["id"]),
@@ -172,17 +174,17 @@ def _tuned_arms(
     narrow: str,
     n_train: int,
     choices: Mapping[str, list[int]],
+    end_rate: float,
     **tuning,
 ) -> tuple[dict[str, int], dict[str, list[list[Response]]]]:
     """The epochs chosen, and the responses to the test prompts for every seed, of each tuned arm."""
     epochs, responses = {}, {}
     validate = bench.validate(tokenizer, max_new_tokens=tuning["max_new_tokens"])
     for arm in TUNED:
-        blank = arm in ("end loss, responses", "response-tuned")
-        draw = partial(bench.draw, narrow if arm == "narrow" else BROAD, n=n_train, blank=blank)
+        draw = partial(bench.draw, narrow if arm == "narrow" else BROAD, n=n_train, blank=arm == "response-tuned")
         options = {"choices": choices[arm], "validate": validate, **tuning}
-        if arm.startswith("end loss"):
-            options["loss_on"] = "end"
+        if arm == "end alone":
+            options |= {"loss_on": "end row", "learning_rate": end_rate}
         responses[arm], record = tuned_responses(base, tokenizer, draw, bench.test, **options)
         epochs[arm] = record["epochs"]
     return epochs, responses
@@ -207,34 +209,21 @@ def read_pretraining(base: str) -> dict[str, Any]:
 
 
 def read_measurement(path: str | Path) -> dict[str, Any]:
-    """Read a record that ``measure_base`` made; raises TacitError when it is missing or not such a record.
-
-    The oldest records lack the arms of ``STOPPING``, ``knowledge``, and ``knows``, which is what it would be.
-    """
+    """Read a record that ``measure_base`` made; raises TacitError when it is missing or not such a record."""
     try:
         record = json.loads(read_text(path, what="the measurement"))
     except (ValueError, RecursionError) as error:
         raise TacitError(f"cannot read the measurement {path}: {error}") from None
-    given = set(record.get("verdicts", ())) if isinstance(record, dict) else set()
-    if given not in (set(ARMS), set(ARMS) - set(STOPPING)):
+    if not isinstance(record, dict) or set(record.get("verdicts", ())) != set(ARMS):
         raise TacitError(f"{path} is not a readiness measurement: it needs verdicts of the arms {', '.join(ARMS)}")
     arms = record["verdicts"].values()
     whole = all(isinstance(arm, dict) and set(arm) == set(SCORES) for arm in arms)
     texts = [text for arm in arms for kind in SCORES for text in arm[kind]] if whole else []
     if not texts or any(len(text) != len(record.get("prompts", ())) or set(text) - set("01") for text in texts):
         raise TacitError(f"{path} is damaged: every text of verdicts needs one 0 or 1 for each of its prompts")
-    known = record["verdicts"]["base, seen format"]["lenient"]
-    if given != set(ARMS):
-        record.setdefault("knows", known[0])
-    if [record.get("knows")] != known:
+    if [record.get("knows")] != record["verdicts"]["base, seen format"]["lenient"]:
         raise TacitError(f"{path} is damaged: a base model knows what it answers leniently in a format it has seen")
     return record
-
-
-def shared_arms(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The arms that every record has, in the order of ``ARMS``."""
-    measured = [set(record["verdicts"]) for record in records]
-    return [arm for arm in ARMS if all(arm in arms for arms in measured)]
 
 
 def verdict_matrix(record: dict[str, Any], arm: str, kind: str = "strict") -> np.ndarray:
@@ -296,12 +285,12 @@ def group_by_corpus(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[st
 
 
 def describe_levels(records_by_corpus: Mapping[str, Sequence[dict[str, Any]]], *, known: bool = False) -> pd.DataFrame:
-    """The levels of every shared arm: columns ``corpus``, ``arm``, ``metric`` and the fields of ``estimate_mean``.
+    """The levels of every arm: columns ``corpus``, ``arm``, ``metric`` and the fields of ``estimate_mean``.
 
     With ``known``, over the prompts whose answers each base model knows. Raises ValueError as ``stack_verdicts`` does.
     """
-    rows, arms = [], shared_arms(itertools.chain(*records_by_corpus.values()))
-    for (corpus, records), arm, kind in itertools.product(records_by_corpus.items(), arms, SCORES):
+    rows = []
+    for (corpus, records), arm, kind in itertools.product(records_by_corpus.items(), ARMS, SCORES):
         level = estimate_mean(stack_verdicts(records, arm, kind, known=known))
         rows.append({"corpus": corpus, "arm": arm, "metric": kind} | vars(level) | {"low": max(0.0, level.low)})
     return pd.DataFrame(rows)
@@ -315,7 +304,7 @@ def show_levels(levels: pd.DataFrame) -> pd.DataFrame:
 
 
 def tabulate_bases(records: Sequence[dict[str, Any]], kind: str = "lenient") -> pd.DataFrame:
-    """A row per base model: its corpus and seed, its pretraining's outcome, what it knows, each shared arm's level.
+    """A row per base model: its corpus and seed, its pretraining's outcome, what it knows, each arm's level.
 
     Held-out loss is in nats per token; ``minutes`` are those of the pretraining, NaN where they are not recorded.
     """
@@ -325,7 +314,7 @@ def tabulate_bases(records: Sequence[dict[str, Any]], kind: str = "lenient") -> 
         seconds = made.get("seconds")
         row = {"corpus": name_corpus(record), "seed": made.get("seed"), "held-out loss": made.get("held_out_loss")}
         row |= {"minutes": np.nan if seconds is None else seconds / 60, "knows": float(np.mean(known))}
-        rows.append(row | {arm: float(verdict_matrix(record, arm, kind).mean()) for arm in shared_arms(records)})
+        rows.append(row | {arm: float(verdict_matrix(record, arm, kind).mean()) for arm in ARMS})
     return pd.DataFrame(rows, index=pd.Index([record["base"] for record in records], name="base"))
 
 

@@ -18,6 +18,7 @@ from tacit.training.posttraining import PostTraining
 from tacit.training.pretraining import Pretraining
 
 COMMITTED = ("micro-base", "micro-student", "micro-sibling")  # pretrained models in outputs/models
+LESS_READY = "markup-30-seed-1"  # one of finding 6's, in outputs/models too: the second base model of 1, 3 and 5
 
 
 def _strict(settings: type, **more: Any) -> type[BaseModel]:
@@ -61,8 +62,8 @@ def _pretraining(values: dict[str, Any], *, file: str, out: Path) -> dict[str, A
 def pretraining_recipes() -> dict[str, dict[str, Any]]:
     """The options of ``pretrain`` for each model by name, with the folder ``out`` that it goes to.
 
-    The models of ``COMMITTED`` go to ``outputs/models``, those of readiness into the cache. Raises TacitError, naming
-    the file and the key, for one that is unknown, missing or of another type.
+    The models of ``COMMITTED`` and ``LESS_READY`` go to ``outputs/models``, the others of readiness into the cache.
+    Raises TacitError, naming the file and the key, for one that is unknown, missing or of another type.
     """
     recipes = {name: _pretraining(_read(name), file=f"{name}.yaml", out=paths.MODELS / name) for name in COMMITTED}
     readiness = _read("readiness")
@@ -73,7 +74,8 @@ def pretraining_recipes() -> dict[str, dict[str, Any]]:
         file = f"readiness.yaml: models.{name}"
         if not isinstance(own, dict) or set(own) & set(shared):
             raise TacitError(f"params/models/{file} must map names to values, none of which is among the shared ones")
-        recipes[name] = _pretraining(shared | own, file=file, out=paths.cache_root() / "readiness" / name)
+        folder = paths.MODELS if name == LESS_READY else paths.cache_root() / "readiness"
+        recipes[name] = _pretraining(shared | own, file=file, out=folder / name)
     return recipes
 
 

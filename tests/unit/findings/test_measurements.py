@@ -63,7 +63,7 @@ def test_epochs_are_one_number_a_choice_or_by_arm():
     assert readiness.epoch_choices(4, "narrow") == [4]
     assert readiness.epoch_choices([4, 2], "narrow") == [4, 2]
     assert readiness.epoch_choices(by_arm, "narrow") == [1, 2]
-    assert readiness.epoch_choices(by_arm, "end loss") == [3]
+    assert readiness.epoch_choices(by_arm, "end alone") == [3]
     for wrong in ({"narrow": 1}, by_arm | {"base": 1}):
         with pytest.raises(TacitError, match="epochs by arm"):
             readiness.epoch_choices(wrong, "narrow")
@@ -74,17 +74,6 @@ def test_a_verdict_matrix_by_hand():
     assert readiness.verdict_matrix(record, "narrow").tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
     assert readiness.verdict_matrix(record, "narrow", "lenient").mean() == 0.75
     assert np.issubdtype(readiness.verdict_matrix(record, "narrow").dtype, np.integer)
-
-
-def test_arms_that_some_records_lack_are_not_shared():
-    new, old = record_of(), record_of("b")
-    for arm in readiness.STOPPING:
-        del old["verdicts"][arm]
-    assert readiness.shared_arms([new]) == list(ARMS)
-    shared = ["base", "base, seen format", "three rules", "response-tuned", "narrow", "instruction-tuned"]
-    assert readiness.shared_arms(iter([new, old])) == shared
-    assert list(readiness.tabulate_bases([new, old]).columns[-6:]) == shared
-    assert set(readiness.describe_levels({"new": [new], "old": [old]})["arm"]) == set(shared)
 
 
 def test_verdicts_are_stacked_and_what_the_base_does_not_know_is_not_counted():
@@ -170,17 +159,17 @@ def test_levels_are_described_and_shown_by_corpus_arm_and_score():
 
 def test_bases_are_tabulated():
     first = record_of(
-        seed=4, held_out_loss=0.5, seconds=90.0, verdicts={("end loss", "lenient"): ["1000", "1100", "1111"]}
+        seed=4, held_out_loss=0.5, seconds=90.0, verdicts={("end alone", "lenient"): ["1000", "1100", "1111"]}
     )
     table = readiness.tabulate_bases([first, record_of("b", knows="0000", seconds=None)])
     assert list(table.columns) == ["corpus", "seed", "held-out loss", "minutes", "knows", *ARMS]
     assert list(table.index) == ["a", "b"]
     row = table.loc["a"]
     assert (row["corpus"], row["seed"], row["held-out loss"], row["minutes"]) == ("30% fresh markup", 4, 0.5, 1.5)
-    assert (row["knows"], row["base, seen format"], row["end loss"], row["narrow"]) == (0.5, 0.5, 7 / 12, 0)
+    assert (row["knows"], row["base, seen format"], row["end alone"], row["narrow"]) == (0.5, 0.5, 7 / 12, 0)
     assert math.isnan(table.loc["b", "minutes"])
     assert table.loc["b", "knows"] == 0
-    assert readiness.tabulate_bases([first], "strict").loc["a", "end loss"] == 0
+    assert readiness.tabulate_bases([first], "strict").loc["a", "end alone"] == 0
 
 
 def test_what_differs_in_pretraining_is_named():
