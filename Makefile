@@ -46,7 +46,7 @@ pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each
 posttrain: $(VENV)/stamp ## post-train the micro teacher anew from micro-base (about five minutes on 2 cores)
 	env HF_HUB_OFFLINE=1 $(RUN) -m tacit posttrain
 
-readiness: $(VENV)/stamp ## pretrain finding 6's base models and measure each into outputs/readiness (two hours on 2 cores)
+readiness: $(VENV)/stamp ## pretrain finding 6's base models and measure each into outputs/readiness (18 of them: about six hours on 2 cores; resumes when killed)
 	env HF_HUB_OFFLINE=1 $(RUN) -m tacit readiness
 
 lab: $(VENV)/stamp ## open the notebooks in JupyterLab (LAB="--no-browser --port 8890": its own options)

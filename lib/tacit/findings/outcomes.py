@@ -249,5 +249,5 @@ def _tell_bases(n_bases: Mapping[str, int]) -> str:
     several = f"{least}" if least == most else f"{least} to {most}"
     text = f"There {'is' if most == 1 else 'are'} {several} base model{'s' * (most > 1)} a corpus"
     if least < 6:
-        return f"{text}, too few for narrow intervals; six of each, which `make readiness` makes, would decide more."
+        return f"{text}, too few for narrow intervals; `make readiness` makes six of each."
     return f"{text}, all of one size and one length of pretraining."
