@@ -401,7 +401,7 @@ def test_readiness_says_what_the_controls_and_the_other_routes_show():
     ("n_bases", "caveat"),
     [
         ((6, 7, 6), "There are 6 to 7 base models a corpus, all of one size and one length of pretraining."),
-        ((2, 2, 2), "There are 2 base models a corpus, too few for narrow intervals; six of each"),
+        ((2, 2, 2), "There are 2 base models a corpus, too few for narrow intervals; `make readiness`"),
         ((1, 1, 1), "There is 1 base model a corpus, too few"),
     ],
 )
