@@ -581,7 +581,7 @@ def test_all_formulas_of_the_notebooks_become_mathml():
     assert [part.text for part in half[0]] == ["1", "2"]
 
 
-def test_full_shows_micros_notebook_where_it_has_no_parameters_or_outputs(tmp_path, monkeypatch):
+def test_full_shows_micros_notebook_where_it_has_no_parameters(tmp_path, monkeypatch):
     for name in ("PARAMS", "OUTPUTS"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     for stem, profiles in {
