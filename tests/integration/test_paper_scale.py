@@ -468,7 +468,7 @@ def overridden(notebook, folder, files):
     if "allow_unresolved" in values:
         values["allow_unresolved"] = True
     if "n_fit" in values:  # 14 prompts are shared out
-        values |= {"n_validation": 2, "n_fit": 2, "n_measured": 4, "n_uniform": 1, "text_tokens": 8}
+        values |= {"n_validation": 2, "n_fit": 2, "n_measured": 4, "text_tokens": 8}
     return values
 
 
@@ -500,7 +500,7 @@ def test_notebooks_run_at_the_papers_scale(notebook, laid_out, shared_cache, tmp
 def check_outputs(folder, notebook, values):
     record = read_metrics(folder / f"{notebook}.json")
     assert record["manifest"]["parameters"] == values
-    assert notebook > "06" or record["verdict"] in VERDICTS  # the others say yes or no yet
+    assert record["verdict"] in VERDICTS
     assert all((folder / name).stat().st_size > 1_000 for name in record["figures"])
     rows = {(row["arm"], row["metric"]): row for row in record["results"]}
     assert all(np.isfinite([row["value"], row["low"], row["high"]]).all() for row in rows.values())
@@ -626,9 +626,10 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
     output = tmp_path / "outputs/gemma3-27b-custom"
     check_outputs(output, notebook, values)
     record = read_metrics(output / f"{notebook}.json")
+    assert "controls" not in record or not record["controls"]  # nobody knows right responses here
     if notebook == "07_codit":
         assert (record["details"]["alpha"], record["details"]["beta"]) == (0.01, 1.0)
-        assert {row["metric"] for row in record["results"]} >= {"ended", "win rate", "tokens", "distinct bigrams"}
+        assert {row["metric"] for row in record["results"]} >= {"ended", "win rate", "tokens", "distinct word pairs"}
         assert not record["details"]["validation"]
     else:
         sizes = {arm: row["examples"] for arm, row in record["details"]["datasets"].items()}
@@ -639,7 +640,7 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
             "WildChat, full size": 9,
             "mine, equal size": 6,
             "mine, full size": 8,  # one of the first nine fills a student's context
-            "gold": 6,
+            "right responses": 6,
         }
 
 
@@ -670,7 +671,7 @@ def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, shared_cac
     check_outputs(output, VECTOR, values)
     record = read_metrics(output / f"{VECTOR}.json")
     rows = {(row["arm"], row["metric"]): row for row in record["results"]}
-    assert rows["direct, s = 0.1", "r"]["value"] > 0.9
-    assert rows["CoDIT", "cosine, all"]["n_seeds"] == 2
+    assert rows["direct, s = 0.01", "r, tokens"]["value"] > 0.9
+    assert rows["CoDIT", "cosine"]["n_seeds"] == 2
     assert record["details"]["lambda"] == 1.25
     assert not record["details"]["validation"]

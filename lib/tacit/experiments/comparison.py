@@ -24,9 +24,9 @@ Tables = Sequence[pd.DataFrame]  # an arm's score tables: [seeds]
 
 # What the difference between a tuned model's strict score and its base model's lenient score says, by its side of 0.
 BEYOND_STOPPING = {
-    "above": "more than stopping alone would gain, more answers are right",
-    "below": "a perfect rule for stopping would have gained more",
-    "not shown to differ from": "all of the gain can be stopping, none beyond it is shown",
+    "above": "so more answers are right than stopping alone would give",
+    "below": "so a perfect stop would have gained more",
+    "not shown to differ from": "so stopping alone may explain the whole gain",
 }
 
 
@@ -81,11 +81,6 @@ def compare_scores(ours: ArrayLike, theirs: ArrayLike) -> scores.Estimate:
     Raises ValueError for shapes that differ otherwise, as ``scores.difference`` does.
     """
     return scores.difference(*np.broadcast_arrays(ours, theirs))
-
-
-def exceeds_width(gain: scores.Estimate) -> bool:
-    """Is the gain above 0 by more than the width of its interval? The rule of most findings."""
-    return bool(gain.value > gain.high - gain.low)
 
 
 def average_by_family(tables: Mapping[str, Tables], kind: str) -> pd.DataFrame:

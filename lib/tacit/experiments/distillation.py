@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -69,18 +70,20 @@ def teach(
     epochs: int,
     seed: int,
     max_new_tokens: int,
+    sampling: Mapping[str, Any] | None = None,
     **settings,
 ) -> list[Response]:
-    """The greedy responses to ``prompts`` of a student that is tuned on ``data``, from the cache or now.
+    """The responses to ``prompts`` of a student that is tuned on ``data``, from the cache or now.
 
-    ``student`` is a folder, or a hub id with @revision; ``settings`` are ``finetune``'s, with dtype. Raises as
+    They are greedy unless ``sampling`` has a temperature (options of ``generate_responses``). ``student`` is a folder,
+    or a hub id with @revision; ``settings`` are ``finetune``'s, with dtype. Raises as
     ``student_tokenizer``, ``tuned_model`` and ``generate_responses`` do.
     """
     name, revision = split_revision(student)
     tokenizer = student_tokenizer(student)
     pairs = data.select_columns(["id", "instruction", "response"])
     model, _, key = tuned_model(name, tokenizer, pairs, revision=revision, epochs=epochs, seed=seed, **settings)
-    options = {"ids": prompts["id"], "max_new_tokens": max_new_tokens}
+    options = {"ids": prompts["id"], "max_new_tokens": max_new_tokens, **(sampling or {})}
     return cached_responses(model, key, tokenizer, prompts["instruction"], **options)
 
 

@@ -51,9 +51,8 @@ def describe_micro_world(
         FAILS: f"Nothing is said of the models, because the verifier fails its own check: {tell_failing(controls)}.",
     }[decide(rule, controls)]
     reason = (
-        f"Stopping in the right place is worth {percent(runs_on)}; tuning gains {percent(beyond)} beyond that:"
-        f" {BEYOND_STOPPING[beyond.side()]}. The tuned models' win rate against the base"
-        f" model is {percent(won)}."
+        f"Stopping in the right place is worth {percent(runs_on)}. Tuned models differ from that by {percent(beyond)},"
+        f" {BEYOND_STOPPING[beyond.side()]}. The tuned models' win rate against the base model is {percent(won)}."
     )
     seeds = f"{rise.n_seeds} tuned model{'s' * (rise.n_seeds > 1)}"
     caveat = (
@@ -166,9 +165,8 @@ def _tell_stopping(split: GainSplit | None, asked: Mapping[str, Demand]) -> str:
     if split is None:
         return "Without verifiers the gain cannot be split into stopping and answering."
     text = (
-        "Ending the base model's own answers in the right place would already gain"
-        f" {percent(split.stopping)}; response tuning gains {percent(split.beyond)} beyond that:"
-        f" {BEYOND_STOPPING[split.beyond.side()]}."
+        f"The base model's own answers, ended in the right place, would already gain {percent(split.stopping)}."
+        f" Response tuning differs from that by {percent(split.beyond)}, {BEYOND_STOPPING[split.beyond.side()]}."
     )
     if "stopping" in asked:
         text += f" An arm that learns only when to stop gains {percent(asked['stopping'].estimate)}."
@@ -179,34 +177,35 @@ def _tell_revealed(asked: Mapping[str, Demand]) -> str:
     """What is revealed beyond stopping on the less ready base, by responses and by their ends; empty if not asked."""
     if "revealed" not in asked:
         return ""
-    words = {HOLDS: "reveals answers", REFUTED: "hides answers", UNDECIDED: "is not shown to reveal answers"}
+    words = {HOLDS: "adds right answers", REFUTED: "loses right answers", UNDECIDED: "is not shown to add any"}
     parts = []
-    for key, arm in (("revealed", "response tuning"), ("ended", "learning when to stop with all weights")):
+    for key, arm in (("revealed", "response tuning"), ("ended", "training all weights on when to stop")):
         if key in asked:
-            parts.append(f"{arm} {words[asked[key].verdict]} (lenient score: {percent(asked[key].estimate)})")
-    return f"On a less ready base, endings forgiven, {' and '.join(parts)}."
+            parts.append(f"{arm} {words[asked[key].verdict]} ({percent(asked[key].estimate)})")
+    return f"On a second base model, which answers fewer prompts, endings forgiven: {'; '.join(parts)}."
 
 
 def _tell_boundary(asked: Mapping[str, Demand]) -> str:
     """Whether responses alone teach what pretraining does not hold; empty if not asked."""
     if not {"pairs", "responses alone"} <= set(asked):
         return ""
-    pairs, alone = asked["pairs"], asked["responses alone"]
-    if pairs.verdict != HOLDS:
-        ending = "so that the boundary is not tested: pairs are not shown to teach them either"
-    elif "kept" in asked and asked["kept"].verdict != HOLDS:
-        ending = "which is no test of the boundary, because that arm is not shown to have kept its answers"
-    else:
-        ending = {
-            HOLDS: "so that responses alone do not teach what is not already there",
-            REFUTED: "so that responses alone teach something that was not there",
-            UNDECIDED: "so that it is not decided whether responses alone teach what is not already there",
-        }[alone.verdict]
-    return (
-        "Constraints that pretraining does not hold are met more often than by the base model by"
-        f" {percent(pairs.estimate)} after pairs and by {percent(alone.estimate)} after the same responses alone,"
-        f" {ending}."
+    pairs, alone, kept = asked["pairs"], asked["responses alone"], asked.get("kept")
+    text = (
+        "Response constraints, such as capitals only, do not occur in pretraining. Training on pairs raises how often"
+        f" they are met by {percent(pairs.estimate)}, training on the same responses alone by"
+        f" {percent(alone.estimate)}."
     )
+    if pairs.verdict != HOLDS:
+        return f"{text} Pairs are not shown to teach them, so the boundary is not tested."
+    if kept is not None and kept.verdict != HOLDS:
+        lost = f"its knowledge changes by {percent(kept.estimate)}"
+        return f"{text} But that second model is not shown to have kept its answers ({lost}), so this proves little."
+    ending = {
+        HOLDS: "So responses alone do not teach what is not already there.",
+        REFUTED: "So responses alone teach something that was not there.",
+        UNDECIDED: "Whether responses alone teach what is not already there is not decided.",
+    }[alone.verdict]
+    return f"{text} {ending}"
 
 
 def _tell_parity(parity: Demand, families: pd.DataFrame | None) -> str:

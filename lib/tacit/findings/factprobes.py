@@ -1,18 +1,30 @@
-"""Prompts about facts by who knows them: both models' corpora, the teacher's alone, or the student's alone."""
+"""Finding 10: prompts about facts by who knows them, and what a contrast does to the tokens of right responses."""
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import pandas as pd
+import torch
 from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tacit.data.instructions import encode_example
+from tacit.findings.answers import percent, tell_failing
 from tacit.microworld import tasks
-from tacit.microworld.constraints import draw_some_constraints
+from tacit.microworld.constraints import draw_some_constraints, undo_constraints
 from tacit.microworld.examples import make_row
 from tacit.microworld.tasks import FAMILIES, Task
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
+from tacit.models.chat import encode_prompt
+from tacit.models.experts import contrast
+from tacit.scoring import scores
+from tacit.scoring.estimates import Estimate
+from tacit.scoring.likelihoods import next_logits
+from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
 
 FACT_FAMILIES = tuple(name for name in (*ANIMAL_ATTRIBUTES, *TOWN_ATTRIBUTES) if name != "size")  # `bigger` tells sizes
 
@@ -66,3 +78,131 @@ def asked_about(examples: Dataset) -> set[tuple[str, str]]:
     """The facts that instructions ask about, as (subject, attribute)."""
     asked = map(Task.from_json, examples["task"])
     return {(task.item["subject"], task.family) for task in asked if task.family in FACT_FAMILIES}
+
+
+def mark_tokens(world: World, tokenizer: PreTrainedTokenizerBase, example: Mapping[str, str]) -> list[str]:
+    """What each token of a right response about a fact is there for, the end token included.
+
+    ``fact``: it spells the fact's value, as the plain answer does. ``constraint``: every character of it is there for
+    the response constraints alone, as ``undo_constraints`` tells. ``other``: the rest, words in another case among it,
+    which carry both. ``end``: the end token.
+    """
+    task, response = Task.from_json(example["task"]), example["response"]
+    plain, _ = undo_constraints(response, task.constraints)
+    matcher = difflib.SequenceMatcher(None, plain.lower(), response.lower(), autojunk=False)
+    kept = {i for _, start, size in matcher.get_matching_blocks() for i in range(start, start + size)}
+    value = world.facts[task.item["subject"], task.family]
+    first = response.find(value)  # -1 where a constraint has changed the word's case
+    of_value = set(range(first, first + len(value))) if first >= 0 else set()
+    marks = []
+    for start, end in tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]:
+        characters = {i for i in range(start, end) if not response[i].isspace()} or set(range(start, end))
+        if characters & of_value and characters <= kept:
+            marks.append("fact")
+        else:
+            marks.append("other" if characters & kept else "constraint")
+    return [*marks, "end"]
+
+
+def measure_lifts(
+    post: PreTrainedModel,
+    pre: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Dataset,
+    *,
+    marks: Sequence[Sequence[str]],
+    alpha: float,
+    betas: Sequence[float],
+) -> pd.DataFrame:
+    """What the contrast does to the right tokens, without sampling: change of log q from beta 0, in nats.
+
+    Both models read each right response (teacher forcing). The mask of ``alpha`` is the same at every beta, so that
+    the change is exact; a right token that it excludes stays excluded, and counts with 0. A row per example, mark and
+    beta: ``change``, summed over its tokens with that mark (``mark_tokens``), which is that of their joint
+    probability; the share of these tokens that is ``masked``, and the share that is ``open``, where the mask leaves
+    another token too; ``example``, its number, and ``fact``, what it asks about. Raises TacitError for logits that are
+    not finite.
+    """
+    rows = []
+    for number, (example, of_tokens) in enumerate(zip(examples, marks, strict=True)):
+        start = len(encode_prompt(tokenizer, example["instruction"]))
+        ids = encode_example(tokenizer, example["instruction"], example["response"])["input_ids"]
+        right = torch.tensor(ids[start:])[:, None]  # [T, 1]
+        logits = [next_logits(model, tokenizer, [ids[:-1]], [start - 1])[0].cpu() for model in (post, pre)]  # [T, V]
+        of_betas = [contrast(*logits, alpha=alpha, beta=beta).log_softmax(dim=-1) for beta in (0.0, *betas)]
+        log_q = [each.gather(-1, right)[:, 0] for each in of_betas]  # [1 + betas][T]
+        masked = ~log_q[0].isfinite()  # [T]
+        several = of_betas[0].isfinite().sum(dim=-1) > 1  # [T]
+        fact = str(sorted(asked_about(examples.select([number]))))
+        for beta, each in zip(betas, log_q[1:], strict=True):
+            change = torch.where(masked, 0.0, each - log_q[0])
+            tokens = pd.DataFrame({"mark": of_tokens, "change": change.tolist(), "masked": masked.tolist()})
+            tokens = tokens.assign(open=several.tolist())
+            of_marks = tokens.groupby("mark", as_index=False).agg({"change": "sum", "masked": "mean", "open": "mean"})
+            rows.append(of_marks.assign(example=number, beta=beta, fact=fact))
+    return pd.concat(rows, ignore_index=True)
+
+
+def average_lifts(lifts: pd.DataFrame, mark: str, beta: float, *, minus: str = "", moved: bool = False) -> Estimate:
+    """The mean change of one mark at one beta, with its interval over *facts*, which recur in several questions.
+
+    With ``minus``, the change of that mark is taken off, question by question. With ``moved``, only questions count in
+    which the mask leaves a choice at some token of the mark. Raises ValueError where no question is left.
+    """
+    of_beta = lifts[lifts["beta"] == beta]
+    chosen = of_beta[of_beta["mark"] == mark].set_index("example")
+    if moved:
+        chosen = chosen[chosen["open"] > 0]
+    change = chosen["change"]
+    if minus:
+        change = (change - of_beta[of_beta["mark"] == minus].set_index("example")["change"]).dropna()
+    if not len(change):
+        raise ValueError(f"no question has {mark} tokens to average at beta {beta:g}")
+    by_fact = change.groupby(chosen["fact"].reindex(change.index)).mean()
+    return scores.estimate(by_fact.to_numpy()[None])
+
+
+def estimate_slope(lifts: pd.DataFrame, mark: str) -> Estimate:
+    """How fast the change of one mark grows with beta: a line through 0 for each fact, and the mean of their slopes."""
+    chosen = lifts[lifts["mark"] == mark]
+    products = (chosen["beta"] * chosen["change"]).groupby(chosen["fact"]).sum()
+    squares = (chosen["beta"] ** 2).groupby(chosen["fact"]).sum()
+    return scores.estimate((products / squares).to_numpy()[None])
+
+
+def describe_knowledge(
+    rule: Sequence[Demand],
+    controls: Sequence[Demand],
+    *,
+    betas: Sequence[float],
+    data: Mapping[str, Demand],
+    students: Mapping[str, Demand],
+) -> dict[str, str]:
+    """Finding 10's answer from its rule (change of log q on constraint tokens and on fact tokens) and its control.
+
+    ``data`` holds CoDIT minus the mask alone by score, for the sampled text; ``students`` the same by student and
+    score. ``betas`` are those that were looked at.
+    """
+    following, knowledge = (demand.estimate for demand in rule)
+    numbers = (
+        f"the contrast changes the log-probability of the right tokens by {percent(following)} nats where they carry"
+        f" out a constraint and by {percent(knowledge)} nats where they state a fact that both models know"
+    )
+    kept = f"leaves facts at more than {rule[1].threshold:g} nats"
+    found = {
+        HOLDS: f"The contrast amplifies following and {kept}: {numbers}.",
+        REFUTED: f"It is not so that the contrast amplifies following and {kept}: {numbers}.",
+        UNDECIDED: f"Whether the contrast amplifies following and {kept} is open: {numbers}.",
+        FAILS: "Nothing is said of knowledge, because the measure misses facts that were taught:"
+        f" {tell_failing(controls)}.",
+    }[decide(rule, controls)]
+    words = {HOLDS: "met", REFUTED: "the other side", UNDECIDED: "not decided"}
+    told = [
+        f"{name} {percent(demand.estimate)} ({words[demand.verdict]})" for name, demand in {**data, **students}.items()
+    ]
+    reason = f"In sampled text and its students, CoDIT minus the mask alone: {'; '.join(told)}." if told else ""
+    caveat = (
+        f"The change of log q is exact, for betas from {min(betas):g} to {max(betas):g}, and 0 where the mask removes"
+        " the right token. A fact is one word here: recall, nothing deeper."
+    )
+    return {"found": found, "reason": reason, "caveat": caveat}

@@ -30,7 +30,7 @@ from tacit.support.errors import TacitError
 from tacit.support.keyed import fingerprint
 
 __all__ = [
-    "TERMS", "LinearRules", "LogRatios", "agreement", "along", "best_scale", "end_curve", "explained_by",
+    "TERMS", "LinearRules", "LogRatios", "agreement", "along", "end_curve", "explained_by",
     "explained_variance", "fit_rules", "join", "log_ratios", "mean_rules", "pair_ratios", "strongest",
     "variance_left", "written_rules",
 ]  # fmt: skip
@@ -54,10 +54,6 @@ class LinearRules:
         """The scores of each entry, [E], not centred."""
         ramp = self.ramp * ratios.t[ratios.position] * (ratios.token == ratios.end)
         return self.bias[ratios.token] + ramp + self.repetition * ratios.used
-
-    def times(self, factor: float) -> LinearRules:
-        """The rules with every score multiplied by ``factor``."""
-        return LinearRules(factor * self.bias, factor * self.ramp, factor * self.repetition)
 
     def key(self) -> dict:
         """What identifies the rules, for ``tacit.experiments.arms.cached_responses``."""
@@ -199,12 +195,6 @@ def explained_by(
 
     total = np.stack([variance_left(each) for each in ratios])
     return explained_variance(leave(rules), total, less=None if less is None else leave(less))
-
-
-def best_scale(rules: LinearRules, ratios: LogRatios) -> float:
-    """The factor on ``rules`` that leaves the least of the log-ratio: least squares with one unknown."""
-    predicted = ratios.centred(rules.predicted(ratios))
-    return float((ratios.weight * predicted) @ ratios.centred(ratios.ratio) / ((ratios.weight * predicted) @ predicted))
 
 
 def strongest(rules: LinearRules, ratios: LogRatios, n: int) -> list[int]:

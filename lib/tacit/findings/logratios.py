@@ -70,19 +70,15 @@ def log_ratios(
     responses: Sequence[Response],
     *,
     ids: Sequence[str],
-    weights: str = "decoding",
     least: float = 1e-5,
 ) -> LogRatios:
     """The log-ratios at every position of ``responses`` to ``instructions``, the end token's position included.
 
-    ``weights`` ``decoding`` are (p_post + p_pre) / 2, what decoding with either meets; ``uniform`` are 1. Entries with
-    a weight below ``least`` are left out (0 keeps all of them: P x V entries). There is one forward pass of each model
-    per batch, and softmax is in float32. Only real positions become entries, never padding. What exceeds a model's
-    context is not cut. Raises TacitError where there is no position, for unknown weights, and as ``in_batches`` and
-    ``next_logits`` do.
+    An entry's weight is (p_post + p_pre) / 2: what decoding with either model meets. Entries with a weight below
+    ``least`` are left out (0 keeps all of them: P x V entries). There is one forward pass of each model per batch, and
+    softmax is in float32. Only real positions become entries, never padding. What exceeds a model's context is not
+    cut. Raises TacitError where there is no position, and as ``in_batches`` and ``next_logits`` do.
     """
-    if weights not in ("decoding", "uniform"):
-        raise TacitError(f"weights are decoding or uniform, not {weights!r}")
     rows = [i for i, response in enumerate(responses) if response.tokens]
     if not rows:
         raise TacitError("there is no text to fit on: every response is empty")
@@ -93,9 +89,7 @@ def log_ratios(
     def score(batch: list[int]) -> list[dict[str, np.ndarray]]:
         tokens, first = [inputs[j] for j in batch], [len(prompts[j]) - 1 for j in batch]
         pairs = zip(*(next_logits(m, tokenizer, tokens, first, names=batch) for m in (post, pre)), strict=True)
-        return [
-            _entries(*pair, tokens=texts[j], weights=weights, least=least) for j, pair in zip(batch, pairs, strict=True)
-        ]
+        return [_entries(*pair, tokens=texts[j], least=least) for j, pair in zip(batch, pairs, strict=True)]
 
     parts = in_batches(inputs, score, models=[post, pre])
     lengths = [len(tokens) for tokens in texts]
@@ -111,11 +105,11 @@ def log_ratios(
     )
 
 
-def _entries(post: Tensor, pre: Tensor, *, tokens: Sequence[int], weights: str, least: float) -> dict[str, np.ndarray]:
+def _entries(post: Tensor, pre: Tensor, *, tokens: Sequence[int], least: float) -> dict[str, np.ndarray]:
     """The entries of one response with these ``tokens`` from both models' logits [T, V] at its positions."""
     ours, theirs = (torch.log_softmax(z.float(), dim=-1) for z in (post, pre))
     n, width = ours.shape
-    weight = (ours.exp() + theirs.exp()) / 2 if weights == "decoding" else torch.ones_like(ours)
+    weight = (ours.exp() + theirs.exp()) / 2
     keep = weight >= least
     position, token = (x.cpu().numpy() for x in keep.nonzero(as_tuple=True))
     first = np.full(width, n)  # where each token first occurs

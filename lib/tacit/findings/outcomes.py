@@ -43,7 +43,6 @@ def describe_single_task(
         f" {controls[0].sentence()}.",
     }[decide(rule, controls, at_least=needed)]
     reason = [_tell_stoppers(stoppers), _tell_splits(splits), _tell_less_ready(revealed)]
-    reason.append("The boundary is what pretraining does not hold: the finding on response tuning looks for it.")
     caveat = "Pretraining held questions and answers of every family, in other formats."
     return {"found": found, "reason": " ".join(filter(None, reason)), "caveat": f"{_tell_odd(odd, odd_one)} {caveat}"}
 
@@ -58,24 +57,28 @@ def _tell_splits(splits: Mapping[str, GainSplit]) -> str:
     """Which narrow tasks are beyond what a perfect stop of the base model's own answers would gain."""
     if not splits:
         return "Without verifiers the gain cannot be split into stopping and answering."
-    sides = {
-        "above": "gain more",
-        "below": "gain less",
-        "not shown to differ from": "are not shown to gain more or less",
-    }
     parts = []
-    for side, words in sides.items():
+    for side in ("above", "below", "not shown to differ from"):
         values = [split.beyond.value for split in splits.values() if split.beyond.side() == side]
         if values:
-            parts.append(f"{len(values)} of {len(splits)} tasks {words} ({min(values):z.2f} to {max(values):z.2f})")
-    return f"Against a perfect stop of the base model's own answers: {', '.join(parts)}."
+            parts.append(
+                f"{len(values)} of {len(splits)} gains are {side} 0 ({min(values):z.2f} to {max(values):z.2f})"
+            )
+    return f"Minus what a perfect stop of the base model's own answers would gain, {' and '.join(parts)}."
 
 
 def _tell_less_ready(revealed: Mapping[str, Demand]) -> str:
     """What each arm's answers gain on a less ready base, endings forgiven; empty if not asked."""
-    words = {HOLDS: "more answers are right", REFUTED: "fewer are", UNDECIDED: "no change is shown"}
-    parts = [f"{arm} {percent(demand.estimate)}, {words[demand.verdict]}" for arm, demand in revealed.items()]
-    return f"On a less ready base, endings forgiven: {'; '.join(parts)}." if parts else ""
+    sides = {
+        HOLDS: "more answers are right after",
+        REFUTED: "fewer are right after",
+        UNDECIDED: "no change is shown for",
+    }
+    told = []
+    for verdict, words in sides.items():
+        arms = [f"{arm} ({percent(one.estimate)})" for arm, one in revealed.items() if one.verdict == verdict]
+        told += [f"{words} {', '.join(arms)}"] if arms else []
+    return f"On a less ready base, endings forgiven, {'; '.join(told)}." if told else ""
 
 
 def _tell_odd(odd: Mapping[int, Demand], odd_one: str) -> str:
@@ -84,11 +87,12 @@ def _tell_odd(odd: Mapping[int, Demand], odd_one: str) -> str:
         return f"At other numbers of epochs {odd_one} may lie apart from the other tasks; that was not looked at."
     below = [epochs for epochs, demand in odd.items() if demand.verdict == HOLDS]
     rest = [epochs for epochs in odd if epochs not in below]
+    name = f"{odd_one.capitalize()}, the counterpart of the paper's chess,"
     if not below:
-        return f"{odd_one.capitalize()}, the counterpart of chess, is not shown to lie below the other tasks."
-    gaps = ", ".join(f"{odd[epochs].estimate.value:z.2f} at {epochs}" for epochs in below)
-    text = f"{odd_one.capitalize()}, the counterpart of chess, lies below the other tasks (by epochs: {gaps})"
-    return f"{text}; that it does at {', '.join(map(str, rest))} is not shown." if rest else f"{text}."
+        return f"{name} is not shown to lie below the other tasks."
+    gaps = ", ".join(f"{odd[epochs].estimate.value:z.2f} after {epochs}" for epochs in below)
+    text = f"{name} lies below the other tasks: by {gaps} epochs of training"
+    return f"{text}; after {', '.join(map(str, rest))} it is not shown to." if rest else f"{text}."
 
 
 def describe_three_rules(
@@ -99,11 +103,13 @@ def describe_three_rules(
     beyond: Demand | None,
     revealed: Mapping[str, Demand],
     printed: Demand,
+    newline: Demand | None = None,
 ) -> dict[str, str]:
     """Finding 5's answer from its rule (gain over the base model, win rate) and its positive control.
 
     ``stopping`` holds the gains of arms that only stop, ``beyond`` all rules minus a constant on the end token (None
-    without verifiers), ``revealed`` the gains on a less ready base by arm, ``printed`` the gain of Table 8 as printed.
+    without verifiers), ``revealed`` the gains on a less ready base by arm, ``printed`` the gain of Table 8 as printed,
+    ``newline`` that of the newline's constant alone (None where the list has no newline).
     """
     gain, win = rule
     numbers = (
@@ -117,12 +123,23 @@ def describe_three_rules(
         FAILS: f"Nothing is said of the rules, because instruction tuning itself is not shown to work here:"
         f" {controls[0].sentence()}.",
     }[decide(rule, controls)]
-    reason = [_tell_stoppers(stopping), _tell_beyond(beyond), _tell_less_ready(revealed)]
+    reason = [_tell_newline(newline), _tell_stoppers(stopping), _tell_beyond(beyond), _tell_less_ready(revealed)]
+    asked = f"the same test is {'met' if printed.verdict == HOLDS else 'not met'}"
     caveat = (
-        "The rules' tokens and weights were chosen on validation prompts of this base model; the paper's own Table 8,"
-        f" as printed, gains {percent(printed.estimate)}."
+        "The rules' tokens and weights were chosen on validation prompts of this base model. With the paper's own"
+        f" (Table 8, as printed) the gain is {percent(printed.estimate)}: {asked}."
     )
     return {"found": found, "reason": " ".join(filter(None, reason)), "caveat": caveat}
+
+
+def _tell_newline(newline: Demand | None) -> str:
+    """How much of the gain one token of rule 2 brings."""
+    if newline is None:
+        return ""
+    return (
+        "After an answer the base model writes a newline and another question. Lowering the newline alone, so that the"
+        f" end token comes first, already gains {percent(newline.estimate)}."
+    )
 
 
 def _tell_beyond(beyond: Demand | None) -> str:
@@ -130,11 +147,11 @@ def _tell_beyond(beyond: Demand | None) -> str:
     if beyond is None:
         return "Without verifiers it is not measured how much of this is stopping."
     words = {
-        HOLDS: "so the rules hold more than when to stop",
-        REFUTED: "so one constant on the end token does better than all rules",
-        UNDECIDED: "so nothing in the rules is shown beyond when to stop",
+        HOLDS: "so they do more than make the model stop",
+        REFUTED: "so one constant that makes the model stop does better",
+        UNDECIDED: "so they are not shown to do more than one constant that makes the model stop",
     }
-    return f"All rules minus the constant on the end token: {percent(beyond.estimate)}, {words[beyond.verdict]}."
+    return f"All rules minus one constant on the end token: {percent(beyond.estimate)}, {words[beyond.verdict]}."
 
 
 def describe_narrow_style(

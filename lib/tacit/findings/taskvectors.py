@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from scipy import stats
@@ -130,31 +131,6 @@ def predicted_changes(
     return _along(model, vector, tokenizer, prompts, responses, slope)
 
 
-def linearised_changes(
-    model: PreTrainedModel,
-    vector: Vector,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    responses: Sequence[Sequence[int]],
-    *,
-    scales: Sequence[float],
-) -> list[list[list[float]]]:
-    """The changes at theta + s x vector of a model whose *logits* are linear in its weights: [scales][rows][tokens].
-
-    This is ``predicted_changes`` with softmax left as it is. What it misses of the true change is the network's
-    curvature, and what it has beyond ``predicted_changes`` is softmax's. Unlike a linear log-probability, it allows
-    probabilities to saturate. Raises TacitError as ``predicted_changes`` does.
-    """
-
-    def changes(z: Tensor, change: Tensor, chosen: Tensor) -> list[list[float]]:
-        before = torch.log_softmax(z, dim=-1)
-        moved = (torch.log_softmax(z + s * change, dim=-1) - before for s in scales)  # one [T, V] at a time
-        return [difference.gather(1, chosen).squeeze(1).tolist() for difference in moved]
-
-    rows = _along(model, vector, tokenizer, prompts, responses, changes)
-    return [list(of_scale) for of_scale in zip(*rows, strict=True)]
-
-
 def group_of(name: str) -> str:
     """The part of a model that a parameter belongs to: ``embeddings``, ``layer 3 mlp``, ``norms``, ``head`` and so on.
 
@@ -254,27 +230,55 @@ def correlation(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> E
     return from_draws(*_draws(x, y), n_seeds=1, n_prompts=len(x))
 
 
-def correlation_change(
-    x: Sequence[Sequence[float]], after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]
-) -> Estimate:
-    """``correlation`` of ``x`` with ``after`` minus that with ``before``; a resample draws the same rows for both."""
-    (one, ones), (other, others) = (_draws(x, y) for y in (after, before))
-    return from_draws(one - other, ones - others, n_seeds=1, n_prompts=len(x))
-
-
-def ranked(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Each number's rank among all of them (ties share their mean rank): ``correlation`` of ranks is Spearman's."""
-    ranks = stats.rankdata(np.concatenate([np.asarray(row, dtype=float) for row in rows]))
-    return [part.tolist() for part in np.split(ranks, np.cumsum([len(row) for row in rows])[:-1])]
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
+def over_seeds(values: Sequence[float], *, widest: float | None = None) -> Estimate:
     """Mean of one number per seed with Student's 95% interval, which is honest with few seeds, unlike a bootstrap.
 
-    It takes the seeds' numbers as independent and near normal. One seed, or equal numbers, give no interval: low and
-    high are the mean.
+    It takes the seeds' numbers as independent and near normal. Equal numbers of several seeds give no width. One seed
+    tells nothing of others: the interval then runs from minus ``widest`` to it, the most that the number can be;
+    without it low and high are the mean.
     """
     numbers = np.asarray(values, dtype=float)
     value, spread = float(numbers.mean()), float(stats.sem(numbers)) if len(numbers) > 1 else 0.0
+    if len(numbers) == 1 and widest is not None:
+        return Estimate(value, -widest, widest, 1, 1)
     low, high = stats.t.interval(0.95, len(numbers) - 1, value, spread) if spread else (value, value)
     return Estimate(value, float(low), float(high), len(numbers), 1)
+
+
+def correlate_responses(
+    x: Sequence[Sequence[float]], y: Sequence[Sequence[float]], *, partial_out: bool = True
+) -> Estimate:
+    """Pearson's correlation of the sums over responses [rows][tokens], with a bootstrap interval over rows.
+
+    With ``partial_out`` it is the partial correlation given the number of tokens: longer responses change more for any
+    reason. 0 where a side does not vary beyond its length.
+    """
+    sums = np.array([[np.sum(a), np.sum(b), len(a)] for a, b in zip(x, y, strict=True)], dtype=float)  # [rows, 3]
+    rng = np.random.default_rng(0)
+    draws = [_partial(sums[rng.integers(len(sums), size=len(sums))], partial_out) for _ in range(N_RESAMPLES)]
+    return from_draws(_partial(sums, partial_out), draws, n_seeds=1, n_prompts=len(sums))
+
+
+def _partial(sums: np.ndarray, partial_out: bool) -> float:
+    """The correlation of the first two columns of ``sums`` [rows, 3], given the third if asked."""
+    design = np.stack([np.ones(len(sums)), sums[:, 2]], axis=1)[:, : 1 + partial_out]
+    left = sums[:, :2] - design @ np.linalg.lstsq(design, sums[:, :2], rcond=None)[0]
+    spread = (left**2).sum(axis=0)
+    if (spread <= 1e-12 * (sums[:, :2] ** 2).sum(axis=0)).any():
+        return 0.0
+    return float(left[:, 0] @ left[:, 1] / np.sqrt(spread.prod()))
+
+
+def measure_parts(vector: Vector, model: PreTrainedModel) -> pd.DataFrame:
+    """The length of a vector and of the weights it is added to, in each part of the model (``group_of``) and in all.
+
+    Columns ``vector``, ``weights`` and ``share``, their quotient.
+    """
+    weights = {name: p.detach().cpu().float() for name, p in model.named_parameters()}
+    parts: dict[str, list[str]] = {}
+    for name in vector:
+        parts.setdefault(group_of(name), []).append(name)
+    parts["all"] = list(vector)
+    rows = {part: [dot(v, v, names=names) ** 0.5 for v in (vector, weights)] for part, names in parts.items()}
+    table = pd.DataFrame(rows, index=["vector", "weights"]).T
+    return table.assign(share=table["vector"] / table["weights"])

@@ -22,7 +22,7 @@ MEANINGS = {
     FAILS: "the positive control did not pass, so that nothing is said of the claim",
 }
 MEANINGS_OF_SOME = MEANINGS | {  # where the rule asks for some of its parts
-    HOLDS: "{needed} of the rule's {parts} parts, as it asks, are met by their whole intervals",
+    HOLDS: "at least {needed} of the rule's {parts} parts are met by their whole intervals, as it asks; here {met} are",
     REFUTED: "fewer than {needed} of the rule's {parts} parts can be met: the intervals of the others lie wholly on"
     " the other side of their thresholds",
     UNDECIDED: "intervals contain their thresholds, so that these sizes cannot tell whether {needed} of the rule's"
@@ -39,8 +39,9 @@ def _code(text: str) -> str:
 
 def _explain(record: Mapping[str, Any]) -> str:
     """What the verdict of a record means, for the rule that it has."""
-    some, needed = "at_least" in record, record.get("at_least")
-    return (MEANINGS_OF_SOME if some else MEANINGS)[verdict_of(record)].format(needed=needed, parts=len(record["rule"]))
+    rule, _ = read_demands(record)
+    counts = {"needed": record.get("at_least"), "parts": len(rule), "met": sum(one.verdict == HOLDS for one in rule)}
+    return (MEANINGS_OF_SOME if "at_least" in record else MEANINGS)[verdict_of(record)].format(**counts)
 
 
 def write_answer(record: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tacit.scoring.verdicts import HOLDS, REFUTED, UNDECIDED, Demand
 
@@ -67,7 +68,7 @@ def compare_arms(
     size = (4.2 * len(metrics) + 1.5, 1.2 + 0.38 * len(arms))
     figure, panels = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axes, metric in zip(panels[0], metrics, strict=True):
-        rows = frame[frame["metric"] == metric]
+        rows = frame[(frame["metric"] == metric) & frame["arm"].isin(arms)]
         known = [row for row in paper if row["metric"] == metric]
         plot_intervals(axes, rows, arms=arms, paper=known)
         axes.set(xlim=(min(-0.03, rows["low"].min() - 0.03), 1.03))
@@ -84,10 +85,10 @@ def compare_arms(
 
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")  # told apart in greyscale too
-STATES = {  # how a demand of each verdict is drawn: colour, filled or not, words
-    HOLDS: ("C0", True, "met: the whole interval on the asked side"),
-    UNDECIDED: ("0.45", False, "undecided: the interval contains the threshold"),
-    REFUTED: ("C3", True, "refuted: the whole interval on the other side"),
+STATES = {  # how a demand of each verdict is drawn: colour, filling (told apart in greyscale too), words
+    HOLDS: ("C0", "full", "met: the whole interval on the asked side"),
+    UNDECIDED: ("0.45", "none", "undecided: the interval contains the threshold"),
+    REFUTED: ("C3", "left", "refuted: the whole interval on the other side"),
 }
 
 
@@ -102,28 +103,33 @@ def draw_demands(
 ) -> tuple[Figure, str]:
     """A forest plot: each demand's value and interval, its threshold as a bar; returns the figure and its file's name.
 
-    Demands of the rule are circles, positive controls squares, ``more`` (which the rule does not read) diamonds. What
-    is decided is filled. A label ends with the side and threshold that are asked for, such as ``(> 0.5)``.
+    Demands of the rule are circles, positive controls squares, ``more`` (which the rule does not read) diamonds, with a
+    line between the groups. What is met is filled, what is refuted half filled. A label ends with the side and
+    threshold that are asked for, such as ``(> 0.5)``.
     """
-    groups = (("rule", "o", rule), ("control", "s", controls), ("beside", "D", more))
+    groups = (("the rule", "o", rule), ("positive control", "s", controls), ("beside the rule", "D", more))
     rows = [(group, mark, demand) for group, mark, demands in groups for demand in demands]
     figure, axes = plt.subplots(figsize=(8.5, 1.3 + 0.5 * len(rows)))
     seen: dict[str, Any] = {}
-    for place, (_, mark, demand) in enumerate(rows):
-        colour, filled, words = STATES[demand.verdict]
+    for place, (group, mark, demand) in enumerate(rows):
+        colour, filling, words = STATES[demand.verdict]
         value, low, high = demand.estimate.value, demand.estimate.low, demand.estimate.high
-        face = colour if filled else "white"
-        bars = axes.errorbar(
-            [value], [place], xerr=[[value - low], [high - value]], fmt=mark, color=colour, mfc=face, capsize=4, ms=8
-        )
-        seen.setdefault(words, bars)
-        line = axes.plot([demand.threshold] * 2, [place - 0.38, place + 0.38], color="black", lw=2)
-        seen.setdefault("threshold", line[0])
+        axes.hlines(place, low, high, color=colour)
+        look = {"color": colour, "fillstyle": filling, "markerfacecoloralt": "white", "ms": 9, "ls": ""}
+        [point] = axes.plot([value], [place], mark, **look)
+        seen.setdefault(words, point)
+        [line] = axes.plot([demand.threshold] * 2, [place - 0.38, place + 0.38], color="black", lw=2)
+        seen.setdefault("threshold", line)
+        if place and group != rows[place - 1][0]:
+            axes.axhline(place - 0.5, color="black", lw=0.8, ls=":")
+    for group, mark, demands in groups:
+        if demands:
+            seen[group] = Line2D([], [], marker=mark, color="black", fillstyle="none", ls="", ms=8)
     signs = {"above": ">", "below": "<"}
-    names = {"rule": "", "control": "control: ", "beside": "beside the rule: "}
+    asked = [f"({signs[demand.side]}\u00a0{demand.threshold:g})" for *_, demand in rows]
     labels = [
-        "\n".join(textwrap.wrap(f"{names[group]}{d.metric}, {d.arm} ({signs[d.side]} {d.threshold:g})", 46))
-        for group, _, d in rows
+        "\n".join(textwrap.wrap(f"{demand.metric}, {demand.arm} {side}", 46))
+        for (*_, demand), side in zip(rows, asked, strict=True)
     ]
     axes.set_yticks(range(len(rows)), list(map(as_written, labels)), fontsize=9)
     axes.set(ylim=(len(rows) - 0.5, -0.6), xlabel=as_written(xlabel), title=as_written(title))
@@ -203,12 +209,15 @@ def draw_curves(
     return figure, save_figure(figure, path)
 
 
-def heat_map(axes: Axes, table: pd.DataFrame, *, label: str) -> None:
-    """A table of rates (0 to 1) as an annotated heat map; the names of its index and columns label the axes."""
+def heat_map(axes: Axes, table: pd.DataFrame, *, label: str, whole: bool = True) -> None:
+    """A table of rates as an annotated heat map; the names of its index and columns label the axes.
+
+    The colours run from 0 to 1 or, without ``whole``, over the table's own values.
+    """
+    limits = {"vmin": 0, "vmax": 1} if whole else {}
     sns.heatmap(
         table.rename(index=as_written, columns=as_written),
-        vmin=0,
-        vmax=1,
+        **limits,
         cmap="viridis",
         annot=True,
         fmt=".2f",

@@ -96,14 +96,6 @@ def test_scores_of_one_model_are_paired_with_every_seed():
         comparison.compare_scores(two, [[0, 1]] * 3)
 
 
-@pytest.mark.parametrize(
-    ("value", "low", "high", "exceeds"),
-    [(0.5, 0.375, 0.75, True), (0.5, 0.25, 0.75, False), (0.4, 0.1, 0.7, False), (-0.5, -0.6, -0.4, False)],
-)
-def test_a_gain_counts_when_it_is_more_than_its_intervals_width(value, low, high, exceeds):
-    assert comparison.exceeds_width(scores.Estimate(value, low, high, 1, 9)) is exceeds
-
-
 def test_every_side_of_stopping_has_its_words():
     sides = [scores.Estimate(0, low, high, 1, 9).side() for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))]
     assert set(sides) == set(comparison.BEYOND_STOPPING)

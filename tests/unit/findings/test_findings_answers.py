@@ -51,15 +51,23 @@ def test_response_tuning_is_told_for_every_verdict(gain, win, control, beginning
 @pytest.mark.parametrize(
     ("revealed", "pairs", "alone", "words"),
     [
-        (0.2, 0.5, 0.0, ["response tuning reveals answers (lenient score: 0.20", "do not teach what is not already"]),
-        (-0.2, 0.5, 0.3, ["response tuning hides answers (lenient score: -0.20", "teach something that was not there"]),
+        (0.2, 0.5, 0.0, ["response tuning adds right answers (0.20", "do not teach what is not already"]),
+        (-0.2, 0.5, 0.3, ["response tuning loses right answers (-0.20", "teach something that was not there"]),
         (
             0.0,
             0.5,
             0.1,
-            ["response tuning is not shown to reveal answers", "not decided whether responses alone teach"],
+            [
+                "response tuning is not shown to add any (0.00",
+                "Whether responses alone teach what is not already there is not",
+            ],
         ),
-        (0.2, 0.1, 0.0, ["and learning when to stop with all weights is not shown", "the boundary is not tested"]),
+        (
+            0.2,
+            0.1,
+            0.0,
+            ["; training all weights on when to stop is not shown to add any", "the boundary is not tested"],
+        ),
     ],
 )
 def test_the_reason_for_response_tuning_says_stopping_revealing_and_boundary(revealed, pairs, alone, words):
@@ -75,10 +83,8 @@ def test_the_reason_for_response_tuning_says_stopping_revealing_and_boundary(rev
     parts = [estimated(value) for value in (0.8, 0.9, -0.1, -0.1)]
     split = GainSplit(**dict(zip(("gain", "stopping", "beyond", "lenient_gain"), parts, strict=True)))
     reason = answers.describe_response_tuning(tuned_rule(), taught(), asked=asked, split=split)["reason"]
-    assert "right place would already gain 0.90 [0.88, 0.92]; response tuning gains -0.10 [-0.12, -0.08]" in reason
-    assert (
-        "a perfect rule for stopping would have gained more. An arm that learns only when to stop gains 0.60" in reason
-    )
+    assert "would already gain 0.90 [0.88, 0.92]. Response tuning differs from that by -0.10 [-0.12, -0.08]" in reason
+    assert "so a perfect stop would have gained more. An arm that learns only when to stop gains 0.60" in reason
     for word in words:
         assert word in reason
     asked["kept"] = Demand("constrained: responses alone minus base", "knowledge", estimated(-0.7), -0.2)
@@ -140,13 +146,16 @@ def test_single_tasks_reason_splits_the_gain():
     reason = told_of_narrow(splits=splits, stoppers=stoppers)["reason"]
     assert "gain by themselves: constant end 0.85 [0.83, 0.87]." in reason
     assert (
-        "1 of 3 tasks gain more (0.10 to 0.10), 2 of 3 tasks are not shown to gain more or less (0.00 to 0.01)."
+        "1 of 3 gains are above 0 (0.10 to 0.10) and 2 of 3 gains are not shown to differ from 0 (0.00 to 0.01)."
         in reason
     )
     assert "less ready" not in reason
     revealed = {"poem": Demand("a", "lenient", estimated(0.2)), "end alone": Demand("b", "lenient", estimated(0.01))}
     reason = told_of_narrow(revealed=revealed)["reason"]
-    assert "poem 0.20 [0.18, 0.22], more answers are right; end alone 0.01 [-0.01, 0.03], no change is shown." in reason
+    assert (
+        "more answers are right after poem (0.20 [0.18, 0.22]); no change is shown for end alone (0.01 [-0.01, 0.03])."
+        in reason
+    )
     assert "Without verifiers" in reason
 
 
@@ -155,9 +164,9 @@ def test_single_tasks_reason_splits_the_gain():
     [
         (
             {1: -0.2, 2: -0.1, 3: 0.0},
-            "below the other tasks (by epochs: -0.20 at 1, -0.10 at 2); that it does at 3 is not shown.",
+            "below the other tasks: by -0.20 after 1, -0.10 after 2 epochs of training; after 3 it is not shown to.",
         ),
-        ({1: -0.2}, "lies below the other tasks (by epochs: -0.20 at 1)."),
+        ({1: -0.2}, "lies below the other tasks: by -0.20 after 1 epochs of training."),
         ({1: 0.0, 2: 0.1}, "is not shown to lie below the other tasks."),
         ({}, "that was not looked at."),
     ],
@@ -190,15 +199,15 @@ def test_the_rules_answer_follows_the_verdict(known, beginning):
     told = told_of_rules(**known)
     assert told["found"].startswith(beginning)
     assert ("0.80 [0.78, 0.82]" in told["found"]) == ("gain" not in known and "control" not in known)
-    assert "gains 0.30 [0.28, 0.32]." in told["caveat"]
+    assert "the gain is 0.30 [0.28, 0.32]: the same test is met." in told["caveat"]
 
 
 @pytest.mark.parametrize(
     ("beyond", "told"),
     [
-        (0.1, "0.10 [0.08, 0.12], so the rules hold more than when to stop."),
-        (0.0, "so nothing in the rules is shown beyond when to stop."),
-        (-0.1, "so one constant on the end token does better than all rules."),
+        (0.1, "0.10 [0.08, 0.12], so they do more than make the model stop."),
+        (0.0, "so they are not shown to do more than one constant that makes the model stop."),
+        (-0.1, "so one constant that makes the model stop does better."),
         (None, "Without verifiers it is not measured"),
     ],
 )
@@ -242,7 +251,7 @@ def test_the_micro_world_is_told_for_every_verdict(rise, runs_on, wrong, beginni
         assert f"its strict score by {rise:.2f} [{rise - 0.02:.2f}, {rise + 0.02:.2f}], and" in answer["found"]
     else:
         assert "right responses" not in answer["found"]  # that control passes
-    assert "tuning gains 0.10 [0.08, 0.12] beyond that: more than stopping alone" in answer["reason"]
+    assert "differ from that by 0.10 [0.08, 0.12], so more answers are right than stopping alone" in answer["reason"]
     assert answer["reason"].endswith("win rate against the base model is 0.97 [0.95, 0.99].")
     assert "2 tuned models," in answer["caveat"]
 

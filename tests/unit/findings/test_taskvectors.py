@@ -139,17 +139,6 @@ def test_predicted_changes_do_not_depend_on_the_batch(tokenizer, monkeypatch):
     np.testing.assert_allclose(flat(one), flat(all_), atol=1e-5)
 
 
-def test_linear_logits_are_the_slope_nearby_and_saturate_far_off(tokenizer):
-    post, pre = pair("llama", distance=0.05)
-    tau = taskvectors.task_vector(post, pre)
-    slope = taskvectors.predicted_changes(pre, tau, tokenizer, PROMPTS, RESPONSES)
-    near, far = taskvectors.linearised_changes(pre, tau, tokenizer, PROMPTS, RESPONSES, scales=[1e-3, 100.0])
-    assert [len(row) for row in near] == [len(response) for response in RESPONSES]
-    np.testing.assert_allclose(flat(near), 1e-3 * flat(slope), atol=2e-5)
-    before = flat([log_probabilities(pre, *row).tolist() for row in ROWS])
-    assert (before + flat(far) <= 1e-4).all()  # log-probabilities still
-
-
 class BigramConfig(PreTrainedConfig):
     model_type = "tacit_test_bigram"
 
@@ -182,15 +171,6 @@ def test_a_bigram_model_gives_the_closed_form(tokenizer):
         last = [prompt[-1], *response[:-1]]
         expected = [step[x, y] - p[x] @ step[x] for x, y in zip(last, response, strict=True)]
         np.testing.assert_allclose(row, expected, atol=1e-5)
-
-
-def test_linear_logits_are_exact_for_a_model_of_linear_logits(tokenizer):
-    pre, post = (Bigram(torch.tensor(w)) for w in np.random.default_rng(1).normal(size=(2, 50, 50)).astype(np.float32))
-    tau = taskvectors.task_vector(post, pre)
-    found = taskvectors.linearised_changes(pre, tau, tokenizer, PROMPTS, RESPONSES, scales=[0.3, 1.0])
-    for s, rows in zip((0.3, 1.0), found, strict=True):
-        true = token_log_ratios(taskvectors.moved(pre, tau, s), pre, tokenizer, PROMPTS, RESPONSES)
-        np.testing.assert_allclose(flat(rows), flat(true), atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -258,8 +238,6 @@ def test_correlations_are_numpys_with_rows_resampled():
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
     far = taskvectors.correlation([row + 1e6 for row in x], [2 * row - 1e6 for row in y])
     assert far.value == pytest.approx(found.value, abs=1e-6)
-    ranks = [taskvectors.ranked(side) for side in (x, y)]
-    assert taskvectors.correlation(*ranks).value == pytest.approx(stats.spearmanr(flat(x), flat(y)).statistic)
 
 
 def test_resamples_without_variation_correlate_0():
@@ -271,16 +249,39 @@ def test_resamples_without_variation_correlate_0():
     assert taskvectors.correlation([[0.1, 0.1]] * 9, [[0.3, 0.7]] * 9).value == 0
 
 
-def test_a_change_of_correlation_is_paired():
-    rng = np.random.default_rng(4)
-    x, y = ragged(rng, n=80)
-    closer = [row + 0.05 * other for row, other in zip(y, x, strict=True)]
-    change = taskvectors.correlation_change(x, closer, y)
-    apart = [taskvectors.correlation(x, side) for side in (closer, y)]
-    assert change.value == pytest.approx(apart[0].value - apart[1].value)
-    assert change.low > 0  # though the two intervals overlap
-    assert apart[0].low < apart[1].high
-    assert taskvectors.correlation_change(x, y, y).value == taskvectors.correlation_change(x, y, y).high == 0
+def test_responses_correlate_by_their_sums_given_their_lengths():
+    """Against a regression of both sums on the length, and a bootstrap by hand."""
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(2, 30, size=80)
+    shared = rng.normal(size=80)
+    x, y = ([1.0 + (shared[i] + rng.normal()) / n + np.zeros(n) for i, n in enumerate(lengths)] for _ in range(2))
+    sums = np.array([[row.sum() for row in side] for side in (x, y)])
+
+    def by_hand(rows):
+        left = [stats.linregress(lengths[rows], of[rows]) for of in sums]
+        apart = [of[rows] - fit.intercept - fit.slope * lengths[rows] for of, fit in zip(sums, left, strict=True)]
+        return np.corrcoef(*apart)[0, 1]
+
+    found = taskvectors.correlate_responses(x, y)
+    assert found.value == pytest.approx(by_hand(np.arange(80)))
+    drawn = [by_hand(rng.integers(80, size=80)) for _ in range(1_500)]
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
+    plain = taskvectors.correlate_responses(x, y, partial_out=False)
+    assert plain.value == pytest.approx(np.corrcoef(*sums)[0, 1])
+    assert plain.value > 0.95 > found.value  # length alone makes them agree
+    same = [np.ones(n) for n in lengths]
+    assert taskvectors.correlate_responses(same, y).value == 0  # nothing is left beyond length
+
+
+def test_the_parts_of_a_vector_are_measured_beside_the_weights():
+    post, pre = pair("llama", distance=0.05)
+    tau = taskvectors.task_vector(post, pre)
+    table = taskvectors.measure_parts(tau, pre)
+    whole = [torch.cat([v.detach().flatten() for v in side]).norm().item() for side in (tau.values(), pre.parameters())]
+    assert table.loc["all", ["vector", "weights"]].tolist() == pytest.approx(whole, rel=1e-5)
+    assert table["share"].tolist() == pytest.approx((table["vector"] / table["weights"]).tolist())
+    assert (table.drop("all")["vector"] ** 2).sum() == pytest.approx(whole[0] ** 2, rel=1e-4)
+    assert set(table.index) == {"all", *(taskvectors.group_of(name) for name in tau)}
 
 
 def test_seeds_give_students_interval():
@@ -291,6 +292,9 @@ def test_seeds_give_students_interval():
     assert (found.value, found.n_seeds, found.n_prompts) == (pytest.approx(np.mean(values)), 5, 1)
     single = taskvectors.over_seeds([0.4])
     assert (single.low, single.value, single.high) == (0.4, 0.4, 0.4)
+    alone = taskvectors.over_seeds([0.4], widest=2)
+    assert (alone.low, alone.value, alone.high) == (-2, 0.4, 2)
+    assert taskvectors.over_seeds(values, widest=2) == found
 
 
 def test_an_update_is_that_of_the_student_that_teach_makes(tiny, tokenizer, tmp_path, monkeypatch):

@@ -89,7 +89,11 @@ def test_without_controls_there_is_no_line_on_them_and_several_are_counted():
 @pytest.mark.parametrize(
     ("rule", "at_least", "meaning"),
     [
-        ([GOOD, OPEN, BAD], 1, "1 of the rule's 3 parts, as it asks, are met by their whole intervals"),
+        (
+            [GOOD, OPEN, BAD],
+            1,
+            "at least 1 of the rule's 3 parts are met by their whole intervals, as it asks; here 1 are",
+        ),
         ([GOOD, OPEN, BAD], 2, "cannot tell whether 2 of the rule's 3 parts are met"),
         ([GOOD, BAD, BAD], 2, "fewer than 2 of the rule's 3 parts can be met"),
     ],

@@ -137,9 +137,7 @@ def test_demands_are_drawn_with_interval_threshold_and_state(tmp_path):
     ]  # fmt: skip
     colours = [to_rgba(line.get_color()) for line in marks]
     assert colours == [to_rgba(colour) for colour in ("C0", "0.45", "C3", "C0", "C3")]
-    filled = [to_rgba(line.get_markerfacecolor()) == colour for line, colour in zip(marks, colours, strict=True)]
-    assert filled == [True, False, True, True, True]
-    assert to_rgba(marks[1].get_markerfacecolor()) == to_rgba("white")
+    assert [line.get_fillstyle() for line in marks] == ["full", "none", "left", "full", "left"]
     bars = [segment for lines in axes.collections for segment in lines.get_segments()]
     assert [(*bar[:, 0], *bar[:, 1]) for bar in bars] == [
         (d.estimate.low, d.estimate.high, i, i) for i, d in enumerate([*rule, *controls, *more])
@@ -148,16 +146,17 @@ def test_demands_are_drawn_with_interval_threshold_and_state(tmp_path):
     assert [set(line.get_xdata()) for line in thresholds] == [{0.0}, {0.5}, {0.25}, {0.5}, {0.0}]
     assert [np.mean(line.get_ydata()) for line in thresholds] == pytest.approx([0, 1, 2, 3, 4])
     assert shown(axes.get_yticklabels()) == [
-        "m, met (> 0)",
-        "m, open (< 0.5)",
-        "m, missed (< 0.25)",
-        "control: m, right (> 0.5)",
-        "beside the rule: m, $extra$ (> 0)",
+        "m, met (>\u00a00)",
+        "m, open (<\u00a00.5)",
+        "m, missed (<\u00a00.25)",
+        "m, right (>\u00a00.5)",
+        "m, $extra$ (>\u00a00)",
     ]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
     assert shown([axes.title, axes.xaxis.label]) == ["$t$", "$x$"]
     words = [text.get_text().partition(":")[0] for text in figure.legends[0].get_texts()]
-    assert words == ["met", "threshold", "undecided", "refuted"]
+    assert words == ["met", "threshold", "undecided", "refuted", "the rule", "positive control", "beside the rule"]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [2.5, 3.5]
 
 
 def test_levels_have_a_mark_per_arm_and_show_zero(tmp_path):
