@@ -223,3 +223,17 @@ def _tell_parity(parity: Demand, families: pd.DataFrame | None) -> str:
         text += f"; in {lower} of {len(families)} task families the interval lies below 0, and it is furthest behind in"
         text += f" `{worst['family']}`: {percent(there)}"
     return text + "."
+
+
+def tell_less_ready(revealed: Mapping[str, Demand]) -> str:
+    """What each arm's answers gain on a less ready base, endings forgiven; empty if not asked."""
+    sides = {
+        HOLDS: "more answers are right after",
+        REFUTED: "fewer are right after",
+        UNDECIDED: "no change is shown for",
+    }
+    told = []
+    for verdict, words in sides.items():
+        arms = [f"{arm} ({percent(one.estimate)})" for arm, one in revealed.items() if one.verdict == verdict]
+        told += [f"{words} {', '.join(arms)}"] if arms else []
+    return f"On a less ready base, endings forgiven, {'; '.join(told)}." if told else ""

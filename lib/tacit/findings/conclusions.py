@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tacit.findings.answers import name_score, percent, tell_failing
+from tacit.findings.answers import name_score, percent, tell_failing, tell_less_ready
 from tacit.scoring.estimates import Estimate
 from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
 
@@ -54,13 +54,14 @@ def describe_two_papers(
     kind: str,
     drawn: Mapping[str, Mapping[str, Any]],
     teachers: Mapping[str, Estimate],
+    revealed: Mapping[str, Demand],
 ) -> dict[str, str]:
     """Finding 11's answer from its rule (explained variance, gain over base, minus hand-written rules) and control.
 
     ``simple`` holds the same three demands of one constant on the end token; ``ladder`` what is explained with one
     more term each; ``drawn`` the level of sampled text by arm (``value``), in the score ``kind``; ``teachers`` what
-    rules explain on prompts with constraints: of the teacher's ratio, then of the instruction-tuned model's. It may be
-    empty.
+    rules explain on prompts with constraints: of the teacher's ratio, then of the instruction-tuned model's;
+    ``revealed`` the gains on a less ready base by arm. The last two may be empty.
     """
     share, gain, beside = (demand.estimate for demand in rule)
     numbers = (
@@ -82,7 +83,8 @@ def describe_two_papers(
     reason = (
         f"One constant on the end token explains {percent(explained)} and gains {percent(rise)}: it meets {held} of"
         f" the {len(simple)} parts by itself{stops}. With further terms is explained: {parts}."
-    )
+        f" {tell_less_ready(revealed)}"
+    ).rstrip()
     warm = ", ".join(f"{name} {row['value']:z.2f}" for name, row in drawn.items())
     caveat = f"Sampled instead of greedy, the {kind} scores are: {warm}."
     return {"found": found, "reason": reason, "caveat": f"{caveat} {_tell_teachers(teachers)}".rstrip()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from tacit.experiments.stopping import GainSplit
-from tacit.findings.answers import name_score, percent, tell_failing
+from tacit.findings.answers import name_score, percent, tell_failing, tell_less_ready
 from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
 
 
@@ -42,7 +42,7 @@ def describe_single_task(
         FAILS: f"Nothing is said of narrow tuning, because instruction tuning itself is not shown to work here:"
         f" {controls[0].sentence()}.",
     }[decide(rule, controls, at_least=needed)]
-    reason = [_tell_stoppers(stoppers), _tell_splits(splits), _tell_less_ready(revealed)]
+    reason = [_tell_stoppers(stoppers), _tell_splits(splits), tell_less_ready(revealed)]
     caveat = "Pretraining held questions and answers of every family, in other formats."
     return {"found": found, "reason": " ".join(filter(None, reason)), "caveat": f"{_tell_odd(odd, odd_one)} {caveat}"}
 
@@ -65,20 +65,6 @@ def _tell_splits(splits: Mapping[str, GainSplit]) -> str:
                 f"{len(values)} of {len(splits)} gains are {side} 0 ({min(values):z.2f} to {max(values):z.2f})"
             )
     return f"Minus what a perfect stop of the base model's own answers would gain, {' and '.join(parts)}."
-
-
-def _tell_less_ready(revealed: Mapping[str, Demand]) -> str:
-    """What each arm's answers gain on a less ready base, endings forgiven; empty if not asked."""
-    sides = {
-        HOLDS: "more answers are right after",
-        REFUTED: "fewer are right after",
-        UNDECIDED: "no change is shown for",
-    }
-    told = []
-    for verdict, words in sides.items():
-        arms = [f"{arm} ({percent(one.estimate)})" for arm, one in revealed.items() if one.verdict == verdict]
-        told += [f"{words} {', '.join(arms)}"] if arms else []
-    return f"On a less ready base, endings forgiven, {'; '.join(told)}." if told else ""
 
 
 def _tell_odd(odd: Mapping[int, Demand], odd_one: str) -> str:
@@ -123,7 +109,7 @@ def describe_three_rules(
         FAILS: f"Nothing is said of the rules, because instruction tuning itself is not shown to work here:"
         f" {controls[0].sentence()}.",
     }[decide(rule, controls)]
-    reason = [_tell_newline(newline), _tell_stoppers(stopping), _tell_beyond(beyond), _tell_less_ready(revealed)]
+    reason = [_tell_newline(newline), _tell_stoppers(stopping), _tell_beyond(beyond), tell_less_ready(revealed)]
     asked = f"the same test is {'met' if printed.verdict == HOLDS else 'not met'}"
     caveat = (
         "The rules' tokens and weights were chosen on validation prompts of this base model. With the paper's own"

@@ -54,6 +54,7 @@ def rules_answer(*, share=0.8, gain=0.7, beside=0.1, control=0.8, one=(0.7, 0.6,
         for values in ((share, gain, beside), one)
     )
     options = {"ladder": {"+ ramp": estimate(0.6), "15 tokens": estimate(0.8)}, "teachers": {}, "kind": "strict"}
+    options |= {"revealed": {}}
     options |= {"drawn": {"base": {"value": 0.1}, "15 tokens": {"value": 0.6}}}
     return describe_two_papers(
         rule, [demand(control, "tuned minus base", "strict", 0.1)], simple=simple, **options | more
@@ -87,3 +88,12 @@ def test_the_rules_answer_says_how_much_is_one_constant_and_what_a_teacher_has_b
     for theirs, words in ((0.2, "less than"), (0.9, "more than"), (0.62, "not shown to differ from")):
         caveat = rules_answer(teachers={"teacher": estimate(theirs), "instruction-tuned": estimate(0.6)})["caveat"]
         assert f"{words} what they explain of the instruction-tuned model's there, 0.60" in caveat
+
+
+def test_the_rules_answer_says_what_they_reveal_on_a_less_ready_base():
+    revealed = {"15 tokens": demand(0.0, "x", "lenient"), "instruction-tuned": demand(0.2, "x", "lenient")}
+    told = rules_answer(revealed=revealed)["reason"]
+    assert told.endswith(
+        "On a less ready base, endings forgiven, more answers are right after instruction-tuned (0.20 [0.15, 0.25]);"
+        " no change is shown for 15 tokens (0.00 [-0.05, 0.05])."
+    )
