@@ -165,11 +165,12 @@ def micro_evaluation(
     n_test: int,
     families: Sequence[str] = tuple(FAMILIES),
     constraints: Sequence[str] = (),
+    test_seed: int = 0,
 ) -> VerifiedEvaluation:
     """The evaluation in the world of the file ``world``, on tasks of ``families`` (all by default).
 
-    With ``constraints``, each instruction carries one or two of them. Raises TacitError for an unknown family or
-    constraint.
+    With ``constraints``, each instruction carries one or two of them. Another ``test_seed`` draws other test prompts of
+    the same split. Raises TacitError for an unknown family or constraint.
     """
     the_world, families = read_world(world), tuple(families)
     for what, given, known in (("family", families, FAMILIES), ("constraint", constraints, CONSTRAINTS)):
@@ -178,8 +179,8 @@ def micro_evaluation(
             raise TacitError(f"there is no {what} {unknown[0]!r}: choose among {', '.join(known)}")
     asked = {"constrained": 1.0, "constraints": tuple(constraints)} if constraints else {}
     prompts = {
-        split: draw_examples(the_world, split=split, n=n, seed=0, families=families, **asked)
-        for split, n in (("validation", n_validation), ("test", n_test))
+        split: draw_examples(the_world, split=split, n=n, seed=seed, families=families, **asked)
+        for split, n, seed in (("validation", n_validation, 0), ("test", n_test, test_seed))
     }
     kinds = ("strict", "lenient", "knowledge", "following", "ended", *(["constraints met"] if constraints else []))
     return VerifiedEvaluation(**prompts, kinds=kinds, world=the_world, families=families, asked=asked)

@@ -11,38 +11,66 @@ from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, dec
 
 
 def describe_chat_vector(
-    rule: Sequence[Demand], controls: Sequence[Demand], *, cold: Sequence[Demand], transfers: Mapping[str, Demand]
+    rule: Sequence[Demand],
+    controls: Sequence[Demand],
+    *,
+    whole: Sequence[Estimate],
+    cosines: Mapping[str, float],
+    beside: Sequence[Demand],
+    transfers: Mapping[str, Demand],
 ) -> dict[str, str]:
     """Finding 9's answer from its rule (correlations of first order, then differences of cosines) and controls.
 
-    ``cold`` holds the cosine of CoDIT text minus that of the mask alone and of colder text. ``transfers`` compares
-    models by name: ``other`` and ``same`` (students of CoDIT minus direct text), ``teacher`` and ``sibling``.
+    ``whole`` holds the correlations of the rule without length partialled out, ``cosines`` the mean cosine of a
+    student's update with the vector by text, ``beside`` that of CoDIT text minus that of other text for the same
+    instructions. ``transfers`` compares models by what they do: ``same`` and ``other`` (students of CoDIT minus direct
+    text, of the teacher's architecture and of another), ``parameters`` (the first minus the teacher), ``beyond``
+    (further along the vector than the teacher, minus it) and, where there is one, ``sibling``.
     """
     order = [demand for demand in rule if demand.metric != "cosine"]
-    cosines = [demand for demand in rule if demand.metric == "cosine"]
-    values = [demand.estimate.value for demand in order]
-    gaps = " and ".join(f"{one.arm} {percent(one.estimate)}" for one in cosines)
+    gaps = [demand for demand in rule if demand.metric == "cosine"]
     numbers = (
-        f"over responses first order correlates with the true change at {min(values):z.2f} to {max(values):z.2f}, and"
-        f" the cosine of a student's update with the vector differs by: {gaps}"
+        f"over responses first order correlates with the true change at {_tell_range([d.estimate for d in order])},"
+        " length partialled out, and the cosine of a student's update with the vector differs by:"
+        f" {' and '.join(f'{one.arm} {percent(one.estimate)}' for one in gaps)}"
     )
-    claim = "what the contrast decodes is to first order what the chat vector does, and its text moves a student along"
+    claim = (
+        "what the contrast decodes is to first order what the chat vector does, and its text moves a student more"
+        " along that vector than direct text does"
+    )
     found = {
-        HOLDS: f"{claim.capitalize()} that vector: {numbers}.",
-        REFUTED: f"It is not so that {claim} that vector: {numbers}.",
-        UNDECIDED: f"Whether {claim} that vector is open: {numbers}.",
+        HOLDS: f"{claim[0].upper()}{claim[1:]}: {numbers}.",
+        REFUTED: f"It is not so that {claim}: {numbers}.",
+        UNDECIDED: f"Whether {claim} is open: {numbers}.",
         FAILS: f"Nothing is said of the vector, because a positive control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    parts = {part: decide(demands) for part, demands in (("(a)", order), ("(b)", cosines))}
-    words = {HOLDS: "is further along", REFUTED: "is less far along", UNDECIDED: "is not shown to differ"}
-    beside = "; ".join(f"{one.arm} {percent(one.estimate)}, {words[one.verdict]}" for one in cold)
+    words = {HOLDS: "more along it", REFUTED: "less along it", UNDECIDED: "no difference shown"}
+    compared = "; ".join(f"{one.arm} {percent(one.estimate)}, {words[one.verdict]}" for one in beside)
+    levels = ", ".join(f"{text} {value:z.2f}" for text, value in cosines.items())
     reason = (
-        f"By part: (a), first order, {parts['(a)']}; (b), the students' direction, {parts['(b)']}. Beside cleaner text"
-        f" of the same teacher: {beside}."
+        f"Part (a), first order: {decide(order)}; with length left in, the correlations are {_tell_range(whole)}. Part"
+        f" (b), the students' direction: {decide(gaps)}; the cosines themselves are: {levels}. Against other text for"
+        f" the same instructions: {compared}."
     )
-    told = "; ".join(f"{one.arm} {percent(one.estimate)} ({one.verdict})" for one in transfers.values())
-    caveat = f"What models do, by {transfers['other'].metric}: {told}. One teacher and so one vector."
-    return {"found": found, "reason": reason, "caveat": caveat}
+    return {"found": found, "reason": reason, "caveat": f"{_tell_transfers(transfers)} One teacher and so one vector."}
+
+
+def _tell_range(estimates: Sequence[Estimate]) -> str:
+    values = [estimate.value for estimate in estimates]
+    return f"{min(values):z.2f} to {max(values):z.2f}"
+
+
+def _tell_transfers(transfers: Mapping[str, Demand]) -> str:
+    """What models do: students of text, and what the vector does in parameter space."""
+    sayings = {
+        "same": "students of CoDIT text minus students of direct text, of the teacher's architecture",
+        "other": "the same of another architecture",
+        "parameters": "the student of CoDIT text minus the teacher",
+        "beyond": "further along the vector than the teacher, minus the teacher",
+        "sibling": "the vector added to a sibling, minus the sibling",
+    }
+    told = [f"{saying} {percent(transfers[name].estimate)}" for name, saying in sayings.items() if name in transfers]
+    return f"What models do, by {transfers['other'].metric}: {'; '.join(told)}."
 
 
 def describe_two_papers(
@@ -51,6 +79,7 @@ def describe_two_papers(
     *,
     simple: Sequence[Demand],
     ladder: Mapping[str, Estimate],
+    found_tokens: Mapping[str, float],
     kind: str,
     drawn: Mapping[str, Mapping[str, Any]],
     teachers: Mapping[str, Estimate],
@@ -58,10 +87,11 @@ def describe_two_papers(
 ) -> dict[str, str]:
     """Finding 11's answer from its rule (explained variance, gain over base, minus hand-written rules) and control.
 
-    ``simple`` holds the same three demands of one constant on the end token; ``ladder`` what is explained with one
-    more term each; ``drawn`` the level of sampled text by arm (``value``), in the score ``kind``; ``teachers`` what
-    rules explain on prompts with constraints: of the teacher's ratio, then of the instruction-tuned model's;
-    ``revealed`` the gains on a less ready base by arm. The last two may be empty.
+    ``simple`` holds the same three demands of one constant on the end token; ``ladder`` what other rules explain;
+    ``found_tokens`` how many hand-written tokens are among the fit's strongest (``linearrules.agreement``); ``drawn``
+    the level of sampled text by arm (``value``), in the score ``kind``; ``teachers`` what rules explain on prompts with
+    constraints: of the teacher's ratio, then of the instruction-tuned model's; ``revealed`` the gains on a less ready
+    base by arm. The last two and ``found_tokens`` may be empty.
     """
     share, gain, beside = (demand.estimate for demand in rule)
     numbers = (
@@ -82,12 +112,20 @@ def describe_two_papers(
     stops = ", so most of this is when to stop" if held == len(simple) else ""
     reason = (
         f"One constant on the end token explains {percent(explained)} and gains {percent(rise)}: it meets {held} of"
-        f" the {len(simple)} parts by itself{stops}. With further terms is explained: {parts}."
-        f" {tell_less_ready(revealed)}"
+        f" the {len(simple)} parts by itself{stops}. Other rules explain: {parts}."
+        f" {_tell_tokens(found_tokens)}{tell_less_ready(revealed)}"
     ).rstrip()
     warm = ", ".join(f"{name} {row['value']:z.2f}" for name, row in drawn.items())
     caveat = f"Sampled instead of greedy, the {kind} scores are: {warm}."
     return {"found": found, "reason": reason, "caveat": f"{caveat} {_tell_teachers(teachers)}".rstrip()}
+
+
+def _tell_tokens(found_tokens: Mapping[str, float]) -> str:
+    """Whether the fit finds the tokens that people wrote down."""
+    if not found_tokens:
+        return ""
+    found, compared, chance = (found_tokens[name] for name in ("found", "compared", "found, chance"))
+    return f"Of {compared:g} hand-written tokens {found:g} are among its strongest, by chance {chance:.1f} would be. "
 
 
 def _tell_teachers(teachers: Mapping[str, Estimate]) -> str:
@@ -99,6 +137,7 @@ def _tell_teachers(teachers: Mapping[str, Estimate]) -> str:
         "less than" if theirs.high < ours.low else "more than" if theirs.low > ours.high else "not shown to differ from"
     )
     return (
-        f"Of the ratio of a teacher that reads constraints all tokens together explain {percent(theirs)}, {side} what"
-        f" they explain of the instruction-tuned model's there, {percent(ours)}."
+        f"All tokens together explain {percent(theirs)} of the ratio of a teacher that reads constraints, which rules"
+        f" cannot read: {side} what they explain of the instruction-tuned model's on the same prompts,"
+        f" {percent(ours)}."
     )

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -114,14 +115,14 @@ def measure_lifts(
     alpha: float,
     betas: Sequence[float],
 ) -> pd.DataFrame:
-    """What the contrast does to the right tokens, without sampling: change of log q from beta 0, in nats.
+    """What the contrast does to the right tokens, without sampling: the change of their probability from beta 0.
 
     Both models read each right response (teacher forcing). The mask of ``alpha`` is the same at every beta, so that
-    the change is exact; a right token that it excludes stays excluded, and counts with 0. A row per example, mark and
-    beta: ``change``, summed over its tokens with that mark (``mark_tokens``), which is that of their joint
-    probability; the share of these tokens that is ``masked``, and the share that is ``open``, where the mask leaves
-    another token too; ``example``, its number, and ``fact``, what it asks about. Raises TacitError for logits that are
-    not finite.
+    the change is exact. A row per example, mark and beta: ``gain``, the change of the joint probability of its tokens
+    with that mark (``mark_tokens``), from -1 to 1, and 0 where the mask excludes one of them; ``change``, that of
+    their log-probability in nats, summed over the tokens that the mask leaves; the share of these tokens that is
+    ``masked``, and the share that is ``open``, where the mask leaves another token too; ``example``, its number, and
+    ``fact``, what it asks about. Raises TacitError for logits that are not finite.
     """
     rows = []
     for number, (example, of_tokens) in enumerate(zip(examples, marks, strict=True)):
@@ -136,59 +137,64 @@ def measure_lifts(
         fact = str(sorted(asked_about(examples.select([number]))))
         for beta, each in zip(betas, log_q[1:], strict=True):
             change = torch.where(masked, 0.0, each - log_q[0])
-            tokens = pd.DataFrame({"mark": of_tokens, "change": change.tolist(), "masked": masked.tolist()})
-            tokens = tokens.assign(open=several.tolist())
-            of_marks = tokens.groupby("mark", as_index=False).agg({"change": "sum", "masked": "mean", "open": "mean"})
-            rows.append(of_marks.assign(example=number, beta=beta, fact=fact))
+            columns = {"change": change, "before": log_q[0], "after": each, "masked": masked, "open": several}
+            tokens = pd.DataFrame({"mark": of_tokens} | {name: of.tolist() for name, of in columns.items()})
+            how = dict.fromkeys(("change", "before", "after"), "sum") | dict.fromkeys(("masked", "open"), "mean")
+            of_marks = tokens.groupby("mark", as_index=False).agg(how)
+            gain = np.exp(of_marks.pop("after")) - np.exp(of_marks.pop("before"))
+            rows.append(of_marks.assign(gain=gain, example=number, beta=beta, fact=fact))
     return pd.concat(rows, ignore_index=True)
 
 
-def average_lifts(lifts: pd.DataFrame, mark: str, beta: float, *, minus: str = "", moved: bool = False) -> Estimate:
-    """The mean change of one mark at one beta, with its interval over *facts*, which recur in several questions.
+def average_lifts(lifts: pd.DataFrame, mark: str, beta: float, *, minus: str = "", column: str = "gain") -> Estimate:
+    """The mean gain of one mark at one beta, with its interval over *facts*, which recur in several questions.
 
-    With ``minus``, the change of that mark is taken off, question by question. With ``moved``, only questions count in
-    which the mask leaves a choice at some token of the mark. Raises ValueError where no question is left.
+    With ``minus``, the gain of that mark is taken off, question by question; ``column`` may be ``change`` instead.
+    Raises ValueError where no question is left.
     """
     of_beta = lifts[lifts["beta"] == beta]
     chosen = of_beta[of_beta["mark"] == mark].set_index("example")
-    if moved:
-        chosen = chosen[chosen["open"] > 0]
-    change = chosen["change"]
+    values = chosen[column]
     if minus:
-        change = (change - of_beta[of_beta["mark"] == minus].set_index("example")["change"]).dropna()
-    if not len(change):
+        values = (values - of_beta[of_beta["mark"] == minus].set_index("example")[column]).dropna()
+    if not len(values):
         raise ValueError(f"no question has {mark} tokens to average at beta {beta:g}")
-    by_fact = change.groupby(chosen["fact"].reindex(change.index)).mean()
+    by_fact = values.groupby(chosen["fact"].reindex(values.index)).mean()
     return scores.estimate(by_fact.to_numpy()[None])
 
 
-def estimate_slope(lifts: pd.DataFrame, mark: str) -> Estimate:
-    """How fast the change of one mark grows with beta: a line through 0 for each fact, and the mean of their slopes."""
-    chosen = lifts[lifts["mark"] == mark]
-    products = (chosen["beta"] * chosen["change"]).groupby(chosen["fact"]).sum()
-    squares = (chosen["beta"] ** 2).groupby(chosen["fact"]).sum()
-    return scores.estimate((products / squares).to_numpy()[None])
+def split_by_constraint(lifts: pd.DataFrame, examples: Dataset, beta: float) -> pd.DataFrame:
+    """The mean gain of the constraint tokens by the constraint that a question carries; one with two counts in both.
+
+    A row per constraint: ``questions``, how many have constraint tokens, and ``gain``. From the lowest to the highest.
+    """
+    chosen = lifts[(lifts["beta"] == beta) & (lifts["mark"] == "constraint")].set_index("example")["gain"]
+    carried = [[name for name, _ in Task.from_json(task).constraints] for task in examples["task"]]
+    rows = [(name, chosen[number]) for number in chosen.index for name in carried[number]]
+    table = pd.DataFrame(rows, columns=["constraint", "gain"]).groupby("constraint")["gain"]
+    return table.agg(questions="size", gain="mean").sort_values("gain")
 
 
 def describe_knowledge(
     rule: Sequence[Demand],
     controls: Sequence[Demand],
     *,
-    betas: Sequence[float],
+    doses: Mapping[float, tuple[Estimate, Estimate]],
     data: Mapping[str, Demand],
     students: Mapping[str, Demand],
 ) -> dict[str, str]:
-    """Finding 10's answer from its rule (change of log q on constraint tokens and on fact tokens) and its control.
+    """Finding 10's answer from its rule (gain of the constraint tokens, and of the fact tokens) and its control.
 
-    ``data`` holds CoDIT minus the mask alone by score, for the sampled text; ``students`` the same by student and
-    score. ``betas`` are those that were looked at.
+    ``doses`` holds both gains by beta; ``data`` CoDIT minus the mask alone by score, for the sampled text;
+    ``students`` the same by student and score. The last two may be empty.
     """
     following, knowledge = (demand.estimate for demand in rule)
     numbers = (
-        f"the contrast changes the log-probability of the right tokens by {percent(following)} nats where they carry"
-        f" out a constraint and by {percent(knowledge)} nats where they state a fact that both models know"
+        "the probability of the right tokens changes by"
+        f" {percent(following)} where they carry out a constraint and by {percent(knowledge)} where they state a fact"
+        " that both models know"
     )
-    kept = f"leaves facts at more than {rule[1].threshold:g} nats"
+    kept = f"costs known facts less than {-rule[1].threshold:g}"
     found = {
         HOLDS: f"The contrast amplifies following and {kept}: {numbers}.",
         REFUTED: f"It is not so that the contrast amplifies following and {kept}: {numbers}.",
@@ -196,13 +202,18 @@ def describe_knowledge(
         FAILS: "Nothing is said of knowledge, because the measure misses facts that were taught:"
         f" {tell_failing(controls)}.",
     }[decide(rule, controls)]
+    sides = [f"{decide([demand])} for {what}" for demand, what in zip(rule, ("following", "knowledge"), strict=True)]
+    by_dose = "; ".join(
+        f"beta {dose:g}: {percent(constraint)} and {percent(fact)}" for dose, (constraint, fact) in doses.items()
+    )
     words = {HOLDS: "met", REFUTED: "the other side", UNDECIDED: "not decided"}
     told = [
         f"{name} {percent(demand.estimate)} ({words[demand.verdict]})" for name, demand in {**data, **students}.items()
     ]
-    reason = f"In sampled text and its students, CoDIT minus the mask alone: {'; '.join(told)}." if told else ""
+    reason = f"By part: {', '.join(sides)}. By dose, constraint and fact tokens: {by_dose}."
+    reason += f" In sampled text and its students, CoDIT minus the mask alone: {'; '.join(told)}." if told else ""
     caveat = (
-        f"The change of log q is exact, for betas from {min(betas):g} to {max(betas):g}, and 0 where the mask removes"
-        " the right token. A fact is one word here: recall, nothing deeper."
+        "The probabilities are those along the right response; a right token that the mask removes counts with no"
+        " change. A fact is one word here: recall, nothing deeper."
     )
     return {"found": found, "reason": reason, "caveat": caveat}

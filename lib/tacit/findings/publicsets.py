@@ -125,15 +125,16 @@ def describe_existing(
     *,
     direct: Sequence[Demand],
     over_direct: Sequence[Demand],
+    by_kind: Sequence[Demand],
     crossings: Mapping[str, Estimate],
     modes: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
-    """Finding 8's answer from its rule (CoDIT minus public datasets, by kind of prompt) and positive controls.
+    """Finding 8's answer from its rule (CoDIT minus public datasets) and positive controls.
 
-    ``direct`` holds the rule's comparisons for direct text on constrained prompts; ``over_direct`` CoDIT minus direct
-    by kind of prompt; ``crossings`` the share of ignored constraints at which each arm's level is crossed; ``modes``
-    for each ``dataset`` the constraints met in the ``data``, and by its student ``greedy`` and ``sampled``. The last
-    two may be empty.
+    ``direct`` holds the rule's comparisons for direct text; ``over_direct`` CoDIT minus direct, ``by_kind`` CoDIT minus
+    public datasets, both by kind of prompt; ``crossings`` the share of ignored constraints at which each arm's level is
+    crossed; ``modes`` for each ``dataset`` the constraints met in the ``data``, and by its student ``greedy`` and
+    ``sampled``. The last three may be empty.
     """
     met = sum(demand.verdict == HOLDS for demand in rule)
     students = "a student of CoDIT text does better than students of existing data"
@@ -148,11 +149,26 @@ def describe_existing(
     gains = ", ".join(f"{demand.arm.split(', ')[-1]} {percent(demand.estimate)}" for demand in over_direct)
     needed = "so the contrast is not needed for that" if passed == len(direct) else "so the contrast may count"
     reason = (
-        f"Direct text of the same teacher meets {passed} of {len(direct)} comparisons with the noisy data, {needed}."
-        f" CoDIT against direct text: {gains}. {_tell_crossings(crossings)}"
+        f"{_tell_kinds(by_kind)}Direct text of the same teacher meets {passed} of the {len(direct)} comparisons,"
+        f" {needed}. CoDIT minus direct text: {gains}. {_tell_crossings(crossings)}"
     )
     caveat = f"{_tell_modes(modes)} The public datasets are made here, at a quality of our choice.".lstrip()
     return {"found": found, "reason": reason.rstrip(), "caveat": caveat}
+
+
+def _tell_kinds(by_kind: Sequence[Demand]) -> str:
+    """Against which public datasets each kind of prompt gains or loses."""
+    words = {HOLDS: "ahead of", REFUTED: "behind", UNDECIDED: "not shown to differ from"}
+    told = []
+    for kind in dict.fromkeys(demand.arm.split(", ")[-1] for demand in by_kind):
+        of_kind = [demand for demand in by_kind if demand.arm.endswith(f", {kind}")]
+        sides = []
+        for verdict, side in words.items():
+            names = [demand.arm.removesuffix(f", {kind}") for demand in of_kind if demand.verdict == verdict]
+            names = [name.removeprefix("CoDIT minus ") for name in names]
+            sides += [f"{side} {' and '.join(names)}"] if names else []
+        told.append(f"On {kind} prompts CoDIT text is {', '.join(sides)}. ")
+    return "".join(told)
 
 
 def _tell_ranges(rule: Sequence[Demand]) -> str:
@@ -169,13 +185,13 @@ def _tell_ranges(rule: Sequence[Demand]) -> str:
 
 def _tell_crossings(crossings: Mapping[str, Estimate]) -> str:
     """From which share of ignored constraints on the teacher's text teaches more than right responses spoiled so."""
-    told = [f"{arm} text from {percent(share)} on" for arm, share in crossings.items() if arm != "right responses"]
-    return f"Data whose responses ignore their constraints fall behind {' and '.join(told)}." if told else ""
+    told = [f"less than {arm} text from a share of {percent(share)} on" for arm, share in crossings.items()]
+    return f"If a share of right responses ignores its constraints, they teach {', '.join(told)}." if told else ""
 
 
 def _tell_modes(modes: Sequence[Mapping[str, Any]]) -> str:
     """How many constraints a dataset meets, and its student by the likeliest and by sampled tokens."""
-    told = [
-        f"{row['dataset']} {row['data']:.2f}, greedy {row['greedy']:.2f}, sampled {row['sampled']:.2f}" for row in modes
-    ]
-    return f"Constraints met by a dataset and by its student: {'; '.join(told)}." if told else ""
+    told = [f"{row['dataset']} {row['data']:.2f}, {row['greedy']:.2f}, {row['sampled']:.2f}" for row in modes]
+    if not told:
+        return ""
+    return f"Constraints met by the data, by the student's likeliest and by its sampled responses: {'; '.join(told)}."

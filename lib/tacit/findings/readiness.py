@@ -306,7 +306,8 @@ def show_levels(levels: pd.DataFrame) -> pd.DataFrame:
 def tabulate_bases(records: Sequence[dict[str, Any]], kind: str = "lenient") -> pd.DataFrame:
     """A row per base model: its corpus and seed, its pretraining's outcome, what it knows, each arm's level.
 
-    Held-out loss is in nats per token; ``minutes`` are those of the pretraining, NaN where they are not recorded.
+    Held-out loss is in nats per token; ``minutes`` are those of the pretraining on ``device``, NaN where they are not
+    recorded.
     """
     rows = []
     for record in records:
@@ -314,6 +315,7 @@ def tabulate_bases(records: Sequence[dict[str, Any]], kind: str = "lenient") -> 
         seconds = made.get("seconds")
         row = {"corpus": name_corpus(record), "seed": made.get("seed"), "held-out loss": made.get("held_out_loss")}
         row |= {"minutes": np.nan if seconds is None else seconds / 60, "knows": float(np.mean(known))}
+        row["device"] = str(made.get("device", "")).split(" (")[0]
         rows.append(row | {arm: float(verdict_matrix(record, arm, kind).mean()) for arm in ARMS})
     return pd.DataFrame(rows, index=pd.Index([record["base"] for record in records], name="base"))
 

@@ -145,10 +145,10 @@ def tabulate_choices(
     chosen += [right] if right not in chosen else []
     kept = experts.plausible(logits[0], alpha=alpha).isfinite()
     columns: dict[str, list[Any]] = {"right": ["<- right" if token == right else "" for token in chosen]}
-    columns |= {name: [f"{p[token]:.3f}" for token in chosen] for name, p in (("p post", post), ("p pre", pre))}
+    columns |= {name: [f"{p[token]:.2g}" for token in chosen] for name, p in (("p post", post), ("p pre", pre))}
     for beta in betas:
         q = experts.contrast(*logits, alpha=alpha, beta=beta).softmax(dim=-1)
-        columns[f"q, beta {beta:g}"] = [f"{q[token]:.3f}" if kept[token] else "masked" for token in chosen]
+        columns[f"q, beta {beta:g}"] = [f"{q[token]:.2g}" if kept[token] else "masked" for token in chosen]
     return pd.DataFrame(columns, index=[repr(tokenizer.decode([token])) for token in chosen])
 
 
@@ -181,14 +181,16 @@ def describe_codit(
     shares: Mapping[str, Estimate],
     beyond: Sequence[Demand],
     cold: Mapping[str, Demand],
-    parts: Mapping[str, Estimate],
+    parts: Mapping[tuple[str, str], Estimate],
     dial: Mapping[str, Demand],
+    room: Mapping[str, Estimate],
 ) -> dict[str, str]:
     """Finding 7's answer from its rule (CoDIT minus direct, for each student) and controls (right responses likewise).
 
     ``shares`` holds the first student's shares of the gain of right responses by arm; ``beyond`` CoDIT minus the mask
-    alone for each student; ``cold`` CoDIT minus each arm of the teacher alone; ``parts`` CoDIT minus direct by score;
-    ``dial`` CoDIT minus direct for teachers of other sharpness. All but the first two may be empty.
+    alone for each student; ``cold`` CoDIT minus each arm of the teacher alone; ``parts`` CoDIT minus an arm of the
+    teacher alone, by that arm and a score; ``dial`` CoDIT minus direct by teacher, and ``room`` right responses minus
+    direct. All but the first two may be empty.
     """
     gains = " and ".join(percent(demand.estimate) for demand in rule)
     score = name_score(rule[0].metric)
@@ -204,20 +206,28 @@ def describe_codit(
         FAILS: "Nothing is said of the contrast, because right responses themselves are not shown to teach more than"
         f" direct text: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    reason = [_tell_shares(shares, verified="rate" not in score), _tell_beyond_mask(beyond), _tell_cold(cold)]
-    caveat = [_tell_parts(parts), _tell_dial(dial), "One micro world, and one base for every teacher."]
+    reason = [_tell_shares(shares, controls), _tell_beyond_mask(beyond), _tell_cold(cold)]
+    caveat = [_tell_parts(parts, shares), _tell_dial(dial, room), "One micro world, and one base for every teacher."]
     return {"found": found, "reason": " ".join(filter(None, reason)), "caveat": " ".join(filter(None, caveat))}
 
 
-def _tell_shares(shares: Mapping[str, Estimate], *, verified: bool) -> str:
-    """How far CoDIT, its mask and the best cold arm come from direct text (0) to right responses (1)."""
-    if not verified:
+def _pick_cold(shares: Mapping[str, Estimate]) -> str:
+    """The arm of the teacher alone, without unlikely tokens, whose student gains most; empty where there is none."""
+    return max((arm for arm in COLD if arm in shares), key=lambda arm: shares[arm].value, default="")
+
+
+def _tell_shares(shares: Mapping[str, Estimate], controls: Sequence[Demand]) -> str:
+    """How much of the gain of right responses some arms bring."""
+    if not controls:
         return "Without verifiers it is not measured how far right responses would come."
     if not shares:
         return "Right responses are not shown to gain over direct text, so there is no share of their gain."
-    best = max((arm for arm in COLD if arm in shares), key=lambda arm: shares[arm].value, default="")
-    told = ", ".join(f"{arm} {percent(shares[arm])}" for arm in ("CoDIT", "mask only", best) if arm in shares)
-    return f"On a scale from direct text (0) to right responses (1) the first student comes to: {told}."
+    arms = ("CoDIT", "mask only", _pick_cold(shares), "CoDIT, paper's cell")
+    told = "; ".join(f"{arm} {percent(shares[arm])}" for arm in arms if arm in shares)
+    return (
+        f"Right responses raise the first student's score by {percent(controls[0].estimate)} over direct text. As a"
+        f" share of that gain, other texts bring: {told}."
+    )
 
 
 def _tell_beyond_mask(beyond: Sequence[Demand]) -> str:
@@ -240,19 +250,25 @@ def _tell_cold(cold: Mapping[str, Demand]) -> str:
     for verdict, words in sides.items():
         arms = [f"{arm} ({percent(one.estimate)})" for arm, one in cold.items() if one.verdict == verdict]
         told += [f"{words} {', '.join(arms)}"] if arms else []
-    return f"Beside the teacher's own text without unlikely tokens: {'; '.join(told)}."
+    return f"Compared with simpler ways to leave unlikely tokens out: {'; '.join(told)}."
 
 
-def _tell_parts(parts: Mapping[str, Estimate]) -> str:
-    """Which scores the difference is made of."""
-    told = ", ".join(f"{kind} {percent(estimate)}" for kind, estimate in parts.items())
-    return f"By score, CoDIT minus direct: {told}." if told else ""
+def _tell_parts(parts: Mapping[tuple[str, str], Estimate], shares: Mapping[str, Estimate]) -> str:
+    """Which scores the difference to direct text is made of, and that to the best cold text."""
+    told = []
+    for arm in ("direct", _pick_cold(shares)):
+        of_arm = ", ".join(f"{kind} {percent(one)}" for (other, kind), one in parts.items() if other == arm)
+        told += [f"CoDIT minus {arm}: {of_arm}"] if of_arm else []
+    return f"By score, {'; '.join(told)}." if told else ""
 
 
-def _tell_dial(dial: Mapping[str, Demand]) -> str:
-    """For which teachers the contrast pays."""
+def _tell_dial(dial: Mapping[str, Demand], room: Mapping[str, Estimate]) -> str:
+    """For which teachers the contrast pays, and how much could be gained there."""
     if not dial:
         return ""
     words = {HOLDS: "it pays", REFUTED: "it costs", UNDECIDED: "not decided"}
-    told = "; ".join(f"{teacher}: {percent(one.estimate)}, {words[one.verdict]}" for teacher, one in dial.items())
-    return f"With other teachers, CoDIT minus direct: {told}."
+    told = "; ".join(
+        f"{teacher} {percent(one.estimate)}, {words[one.verdict]} (right responses gain {room[teacher].value:z.2f})"
+        for teacher, one in dial.items()
+    )
+    return f"By teacher, from the least to the most often right, CoDIT minus direct: {told}."

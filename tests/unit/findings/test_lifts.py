@@ -63,20 +63,23 @@ def test_changes_are_those_of_two_softmaxes_by_hand(world, tokenizer):
             by_mark.setdefault(mark, [])
             if not keep[token]:
                 masked += 1
-                by_mark[mark].append((0.0, True, keep.sum() > 1))
+                by_mark[mark].append((0.0, True, keep.sum() > 1, 0.0, 0.0))
                 continue
             before, after = (torch.where(keep, p / base**beta, 0.0) for beta in (0.0, 0.5))
-            change = ((after / after.sum())[token] / (before / before.sum())[token]).log().item()
-            by_mark[mark].append((change, False, keep.sum() > 1))
+            before, after = (before / before.sum())[token].item(), (after / after.sum())[token].item()
+            by_mark[mark].append((np.log(after / before), False, keep.sum() > 1, before, after))
         for mark in sorted(by_mark):
-            changes, hidden, several = np.array(by_mark[mark], dtype=float).T
-            expected.append((number, mark, changes.sum(), hidden.mean(), several.mean()))
+            changes, hidden, several, before, after = np.array(by_mark[mark], dtype=float).T
+            gain = after.prod() - before.prod()
+            expected.append((number, mark, changes.sum(), hidden.mean(), several.mean(), gain))
     assert 0 < masked < sum(map(len, marks))  # the case shows both
     of_half = lifts[lifts["beta"] == 0.5].sort_values(["example", "mark"])
     assert [tuple(row) for row in of_half[["example", "mark"]].to_numpy()] == [row[:2] for row in expected]
     assert of_half["change"].tolist() == pytest.approx([row[2] for row in expected], abs=1e-4)
     assert of_half["masked"].tolist() == pytest.approx([row[3] for row in expected])
     assert of_half["open"].tolist() == pytest.approx([row[4] for row in expected])
+    assert of_half["gain"].tolist() == pytest.approx([row[5] for row in expected], abs=1e-6)
+    assert any(gain for *_, gain in expected)
     assert of_half["fact"].nunique() == len(factprobes.asked_about(rows))
     assert len(lifts) == 2 * len(expected)
 
@@ -89,7 +92,7 @@ def make_lifts():
             change = float(i // 2) * beta
             rows.append((i, "fact", beta, -change, i % 3 > 0, str(i // 2)))
             rows.append((i, "constraint", beta, change, True, str(i // 2)))
-    return pd.DataFrame(rows, columns=["example", "mark", "beta", "change", "open", "fact"])
+    return pd.DataFrame(rows, columns=["example", "mark", "beta", "gain", "open", "fact"]).assign(change=1.0)
 
 
 def test_the_mean_change_is_over_facts_and_not_over_questions():
@@ -100,35 +103,43 @@ def test_the_mean_change_is_over_facts_and_not_over_questions():
     assert (result.low, result.high) == pytest.approx(known, abs=0.5)
     gap = factprobes.average_lifts(lifts, "constraint", 0.5, minus="fact")
     assert gap.value == pytest.approx(14.5)
-    moved = factprobes.average_lifts(lifts, "fact", 1.0, moved=True)
-    counted = lifts[(lifts["mark"] == "fact") & (lifts["beta"] == 1.0) & lifts["open"]]
-    assert moved.value == pytest.approx(counted.groupby("fact")["change"].mean().mean())
+    assert factprobes.average_lifts(lifts, "fact", 1.0, column="change").value == 1.0
     with pytest.raises(ValueError, match="no question has end tokens"):
         factprobes.average_lifts(lifts, "end", 1.0)
 
 
-def test_a_slope_is_that_of_a_line_through_0_for_each_fact():
-    slope = factprobes.estimate_slope(make_lifts(), "constraint")
-    assert (slope.value, slope.n_prompts) == (pytest.approx(14.5), 30)
-    assert factprobes.estimate_slope(make_lifts(), "fact").value == pytest.approx(-14.5)
+def test_gains_by_constraint_count_a_question_with_two_in_both(world):
+    options = {"sides": ["both"], "split": "test", "n": 24, "seed": 0}
+    rows = factprobes.draw_facts(world, **options, constraints=["brackets", "quotes", "upper"])
+    carried = [{name for name, _ in Task.from_json(task).constraints} for task in rows["task"]]
+    gains = [number / 24 for number in range(24)]
+    columns = {"example": range(24), "mark": "constraint", "beta": 0.5, "gain": gains}
+    lifts = pd.concat([pd.DataFrame(columns), pd.DataFrame(columns | {"beta": 1.0, "gain": 9.0})])
+    table = factprobes.split_by_constraint(lifts, rows, 0.5)
+    assert table["gain"].is_monotonic_increasing and set(table.index) == set().union(*carried)
+    assert table["questions"].sum() > 24  # some carry two
+    for name, row in table.iterrows():
+        of_name = [gain for gain, names in zip(gains, carried, strict=True) if name in names]
+        assert (row["questions"], row["gain"]) == (len(of_name), pytest.approx(np.mean(of_name)))
 
 
 def demand(value, arm="x", threshold=0.0):
     return Demand(arm, "nats", Estimate(value, value - 0.05, value + 0.05, 1, 90), threshold)
 
 
-def answer(*, following=0.4, knowledge=0.0, control=0.3, **more):
-    rule = [demand(following), demand(knowledge, threshold=-0.1)]
-    options = {"betas": [0.25, 1.0], "data": {}, "students": {}} | more
+def answer(*, following=0.4, knowledge=0.01, control=0.3, **more):
+    rule = [demand(following), demand(knowledge, threshold=-0.05)]
+    doses = {0.25: (Estimate(0.1, 0.0, 0.2, 1, 9), Estimate(0.0, -0.1, 0.1, 1, 9))}
+    options = {"doses": doses, "data": {}, "students": {}} | more
     return factprobes.describe_knowledge(rule, [demand(control)], **options)
 
 
 @pytest.mark.parametrize(
     ("numbers", "begins"),
     [
-        ({}, "The contrast amplifies following and leaves facts at more than -0.1 nats: "),
-        ({"knowledge": -0.3}, "It is not so that the contrast amplifies following and leaves facts"),
-        ({"following": 0.01}, "Whether the contrast amplifies following and leaves facts at more than -0.1 nats is"),
+        ({}, "The contrast amplifies following and costs known facts less than 0.05: "),
+        ({"knowledge": -0.3}, "It is not so that the contrast amplifies following and costs known"),
+        ({"following": 0.01}, "Whether the contrast amplifies following and costs known facts less than 0.05 is"),
         ({"control": 0.0}, "Nothing is said of knowledge, because the measure misses facts that were taught: nats, x:"),
     ],
 )
@@ -139,8 +150,9 @@ def test_the_answer_by_verdict(numbers, begins):
 def test_the_answer_tells_what_text_and_students_show():
     told = answer(data={"data, following": demand(0.1)}, students={"student, knowledge": demand(-0.2)})
     assert told["reason"] == (
-        "In sampled text and its students, CoDIT minus the mask alone: data, following 0.10 [0.05, 0.15] (met);"
-        " student, knowledge -0.20 [-0.25, -0.15] (the other side)."
+        "By part: holds for following, holds for knowledge. By dose, constraint and fact tokens: beta 0.25: 0.10 [0.00,"
+        " 0.20] and 0.00 [-0.10, 0.10]. In sampled text and its students, CoDIT minus the mask alone: data,"
+        " following 0.10 [0.05, 0.15] (met); student, knowledge -0.20 [-0.25, -0.15] (the other side)."
     )
-    assert "for betas from 0.25 to 1, and 0 where the mask removes" in told["caveat"]
-    assert answer()["reason"] == ""
+    assert "a right token that the mask removes counts with no change" in told["caveat"]
+    assert answer()["reason"].endswith("0.00 [-0.10, 0.10].")

@@ -162,7 +162,7 @@ def test_bases_are_tabulated():
         seed=4, held_out_loss=0.5, seconds=90.0, verdicts={("end alone", "lenient"): ["1000", "1100", "1111"]}
     )
     table = readiness.tabulate_bases([first, record_of("b", knows="0000", seconds=None)])
-    assert list(table.columns) == ["corpus", "seed", "held-out loss", "minutes", "knows", *ARMS]
+    assert list(table.columns) == ["corpus", "seed", "held-out loss", "minutes", "knows", "device", *ARMS]
     assert list(table.index) == ["a", "b"]
     row = table.loc["a"]
     assert (row["corpus"], row["seed"], row["held-out loss"], row["minutes"]) == ("30% fresh markup", 4, 0.5, 1.5)

@@ -92,13 +92,13 @@ def test_pairs_are_the_same_item_in_either_order(world):
     assert all(text.format(**one) in texts for one in (item, swapped) for text in FAMILIES["bigger"].phrasings)
 
 
-def demand(value, arm="CoDIT minus x, constrained", threshold=0.0, metric="lenient"):
+def demand(value, arm="CoDIT minus x, mixed", threshold=0.0, metric="lenient"):
     return Demand(arm, metric, Estimate(value, value - 0.05, value + 0.05, 3, 90), threshold)
 
 
 def answer(*, gains=(0.3, 0.2), control=0.4, direct=(0.2, 0.2), **more):
-    over = [demand(0.1), demand(-0.02, "CoDIT minus direct, plain")]
-    options = {"over_direct": over, "crossings": {}, "modes": []} | more
+    over = [demand(0.1, "CoDIT minus direct, constrained"), demand(-0.02, "CoDIT minus direct, plain")]
+    options = {"over_direct": over, "by_kind": [], "crossings": {}, "modes": []} | more
     rule, others = map(demand, gains), map(demand, direct)
     return describe_existing(list(rule), [demand(control)], direct=list(others), **options)
 
@@ -117,23 +117,35 @@ def test_the_answer_by_verdict(numbers, begins):
     assert found.startswith(begins)
     if "control" not in numbers:
         least, most = sorted(numbers.get("gains", (0.3, 0.2)))
-        assert found.endswith(f"lenient scores: constrained prompts {least:.2f} to {most:.2f}.")
+        assert found.endswith(f"lenient scores: mixed prompts {least:.2f} to {most:.2f}.")
 
 
 def test_the_answer_says_whether_it_takes_a_contrast_and_why_noisy_data_teach_little():
     told = answer(
-        crossings={name: Estimate(0.25, 0.2, 0.3, 3, 9) for name in ("direct", "right responses")},
+        crossings={name: Estimate(0.25, 0.2, 0.3, 3, 9) for name in ("direct", "CoDIT")},
         modes=[{"dataset": "noisy", "data": 0.43, "greedy": 0.04, "sampled": 0.3}],
     )
-    assert told["reason"].startswith(
-        "Direct text of the same teacher meets 2 of 2 comparisons with the noisy data, so the"
+    assert told["reason"].startswith("Direct text of the same teacher meets 2 of the 2 comparisons, so the contrast is")
+    assert "CoDIT minus direct text: constrained 0.10 [0.05, 0.15], plain -0.02 [-0.07, 0.03]." in told["reason"]
+    assert told["reason"].endswith(
+        "they teach less than direct text from a share of 0.25 [0.20, 0.30] on, less than CoDIT text from a share of"
+        " 0.25 [0.20, 0.30] on."
     )
-    assert "CoDIT against direct text: constrained 0.10 [0.05, 0.15], plain -0.02 [-0.07, 0.03]." in told["reason"]
-    assert told["reason"].endswith("fall behind direct text from 0.25 [0.20, 0.30] on.")
-    assert told["caveat"].startswith(
-        "Constraints met by a dataset and by its student: noisy 0.43, greedy 0.04, sampled"
-    )
+    assert "by the student's likeliest and by its sampled responses: noisy 0.43, 0.04, 0.30." in told["caveat"]
     assert "so the contrast may count" in answer(direct=(0.2, 0.0))["reason"]
     rates = [demand(0.6, "CoDIT against x", 0.5, "win rate")]
-    judged = describe_existing(rates, [], direct=[], over_direct=[], crossings={}, modes=[])
+    judged = describe_existing(rates, [], direct=[], over_direct=[], by_kind=[], crossings={}, modes=[])
     assert judged["found"].endswith("1 of 1 comparisons are met; win rates go from 0.60 to 0.60.")
+
+
+def test_the_answer_says_on_which_prompts_a_dataset_is_ahead():
+    arms = {"CoDIT minus FAQ, full size, {}": (0.3, -0.1), "CoDIT minus noisy, full size, {}": (0.2, 0.0)}
+    by_kind = [
+        demand(value, arm.format(kind))
+        for i, kind in enumerate(("constrained", "plain"))
+        for arm, value in ((arm, values[i]) for arm, values in arms.items())
+    ]
+    assert answer(by_kind=by_kind)["reason"].startswith(
+        "On constrained prompts CoDIT text is ahead of FAQ, full size and noisy, full size. On plain prompts CoDIT text"
+        " is behind FAQ, full size, not shown to differ from noisy, full size. Direct text"
+    )

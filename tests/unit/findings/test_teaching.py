@@ -82,12 +82,12 @@ def test_choices_show_the_likeliest_tokens_the_mask_and_the_right_one(tokenizer)
     table = teaching.tabulate_choices(logits, tokens[3], tokenizer, **look)
     assert [eval(name) for name in table.index] == [tokenizer.decode([tokens[i]]) for i in (0, 1, 3)]
     assert table["right"].tolist() == ["", "", "<- right"]
-    assert table["p post"].tolist() == ["0.500", "0.300", "0.050"]
-    assert table["p pre"].tolist() == ["0.800", "0.100", "0.050"]
+    assert table["p post"].tolist() == ["0.5", "0.3", "0.05"]
+    assert table["p pre"].tolist() == ["0.8", "0.1", "0.05"]
     kept = np.array([0.5, 0.3, 0.15])  # 0.05 is below a fifth of 0.5
     ratio = kept / np.array([0.8, 0.1, 0.05])
     for name, q in (("q, beta 0", kept / kept.sum()), ("q, beta 1", ratio / ratio.sum())):
-        assert table[name].tolist() == [f"{q[0]:.3f}", f"{q[1]:.3f}", "masked"]
+        assert table[name].tolist() == [f"{q[0]:.2g}", f"{q[1]:.2g}", "masked"]
     assert len(teaching.tabulate_choices(logits, tokens[0], tokenizer, **look)) == 2
 
 
@@ -137,7 +137,7 @@ def demand(value, *, half=0.05, arm="a", metric="lenient", threshold=0.0):
 
 
 def answer(*, gains=(0.2, 0.1), right=(0.4, 0.3), **more):
-    empty = {"shares": {}, "beyond": [], "cold": {}, "parts": {}, "dial": {}}
+    empty = {"shares": {}, "beyond": [], "cold": {}, "parts": {}, "dial": {}, "room": {}}
     rule, controls = ([demand(value) for value in values] for values in (gains, right))
     return teaching.describe_codit(rule, controls, **empty | more)
 
@@ -170,26 +170,28 @@ def test_the_answer_says_how_far_the_arms_come_and_what_the_contrast_adds():
         },
         beyond=[demand(0.1, arm="big: CoDIT"), demand(0.01, arm="small: CoDIT")],
         cold={"greedy": demand(-0.1), "direct, cold": demand(0.01), "direct, nucleus": demand(0.2)},
-        parts={"knowledge": Estimate(-0.1, -0.2, 0.0, 3, 9)},
+        parts={(arm, "knowledge"): Estimate(-0.1, -0.2, 0.0, 3, 9) for arm in ("direct", "greedy", "direct, cold")},
         dial={"weak": demand(0.3), "strong": demand(-0.2), "same": demand(0.0)},
+        room={who: Estimate(0.4, 0.3, 0.5, 3, 9) for who in ("weak", "strong", "same")},
     )
     reason, caveat = told["reason"], told["caveat"]
-    assert "first student comes to: CoDIT 0.40 [0.30, 0.50], greedy 0.60 [0.50, 0.70]." in reason
+    assert "bring: CoDIT 0.40 [0.30, 0.50]; greedy 0.60 [0.50, 0.70]." in reason
     assert (
         "CoDIT minus its mask alone: big 0.10 [0.05, 0.15], the contrast adds; small 0.01 [-0.04, 0.06], no" in reason
     )
     assert "CoDIT teaches more than direct, nucleus (0.20 [0.15, 0.25])" in reason
     assert "CoDIT teaches less than greedy (-0.10 [-0.15, -0.05])" in reason
     assert "no difference is shown to direct, cold (0.01" in reason
-    assert caveat.startswith("By score, CoDIT minus direct: knowledge -0.10 [-0.20, 0.00].")
-    assert "weak: 0.30 [0.25, 0.35], it pays; strong: -0.20 [-0.25, -0.15], it costs" in caveat
-    assert "same: 0.00 [-0.05, 0.05], not decided." in caveat
+    told = "knowledge -0.10 [-0.20, 0.00]"
+    assert caveat.startswith(f"By score, CoDIT minus direct: {told}; CoDIT minus greedy: {told}.")
+    assert "weak 0.30 [0.25, 0.35], it pays (right responses gain 0.40); strong -0.20 [-0.25, -0.15], it" in caveat
+    assert "same 0.00 [-0.05, 0.05], not decided (right" in caveat
     bare = answer()
     assert (
         bare["reason"] == "Right responses are not shown to gain over direct text, so there is no share of their gain."
     )
     judged = teaching.describe_codit(
-        [demand(0.6, metric="win rate", threshold=0.5)], [], shares={}, beyond=[], cold={}, parts={}, dial={}
+        [demand(0.6, metric="win rate", threshold=0.5)], [], shares={}, beyond=[], cold={}, parts={}, dial={}, room={}
     )
     assert "the win rate of a student of CoDIT text against the same student of direct text is 0.60" in judged["found"]
     assert judged["reason"] == "Without verifiers it is not measured how far right responses would come."
