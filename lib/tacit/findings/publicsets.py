@@ -185,7 +185,14 @@ def _tell_ranges(rule: Sequence[Demand]) -> str:
 
 def _tell_crossings(crossings: Mapping[str, Estimate]) -> str:
     """From which share of ignored constraints on the teacher's text teaches more than right responses spoiled so."""
-    told = [f"less than {arm} text from a share of {percent(share)} on" for arm, share in crossings.items()]
+    told = []
+    for arm, share in crossings.items():
+        never = share.value == share.low == share.high  # the last share tried, in every resample
+        told.append(
+            f"no less than {arm} text up to a share of {share.value:g}"
+            if never
+            else f"less than {arm} text from a share of {percent(share)} on"
+        )
     return f"If a share of right responses ignores its constraints, they teach {', '.join(told)}." if told else ""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from tacit.models.loading import model_folder
+from tacit.models.loading import load_config, model_folder
 from tacit.support import provenance
 from tacit.support.keyed import fingerprint
 
@@ -18,7 +18,7 @@ def weights_key(name: str, revision: str | None = None) -> dict:
     folder = model_folder(name)
     if folder is not None:
         return {"weights": provenance.tree_hash(folder)}
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    config = load_config(name, revision=revision)
     return {"name": name, "commit": getattr(config, "_commit_hash", None) or revision}
 
 

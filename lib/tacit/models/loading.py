@@ -8,10 +8,19 @@ from math import inf
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from tacit.models.chat import check_template
+from tacit.models.gguf import find_gguf, gguf_options
 from tacit.support import paths
 from tacit.support.errors import TacitError, first_line
 
@@ -33,19 +42,33 @@ def without_progress_bars() -> Iterator[None]:
 def locate(name: str) -> str:
     """A checkpoint's folder, absolute, if ``name`` is one (``paths.resolve``), else a hub id.
 
-    Raises TacitError for what looks like a path and is no checkpoint.
+    A folder is a checkpoint by its ``config.json``, or by one GGUF file. Raises TacitError for what looks like a path
+    and is no checkpoint.
     """
     folder = paths.resolve(name)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or find_gguf(folder) is not None:
         return str(folder)
     if folder.exists() or name.startswith((".", "/", "outputs/")) or name.count("/") > 1:
         remedy = "check the path (the micro models are in outputs/models, as committed)"
-        raise TacitError(f"no checkpoint at {name}: there is no config.json in {paths.searched(name)}; {remedy}")
+        if Path(name).parts[:2] == (".cache", "models"):
+            remedy = f"make it, for example by python -m tacit fetch {folder.name}"
+        what = "no config.json and no GGUF file"
+        raise TacitError(f"no checkpoint at {name}: there is {what} in {paths.searched(name)}; {remedy}")
     return name
 
 
 def _explain(name: str, error: Exception) -> TacitError:
     return TacitError(f"cannot load {name}: {type(error).__name__}: {first_line(error)}")
+
+
+def load_config(name: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """A checkpoint's configuration, from a folder or the hub; no weights are read.
+
+    Raises TacitError as ``locate`` and ``gguf.check_gguf`` do, and transformers' OSError or ValueError for a
+    configuration that does not load.
+    """
+    source = locate(name)
+    return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False, **gguf_options(source))
 
 
 def load_model(
@@ -54,12 +77,14 @@ def load_model(
     """Load a causal language model for evaluation from a folder or the hub.
 
     ``dtype`` is ``float32``, ``bfloat16``, ``float16``, or ``auto`` (as saved); ``device`` defaults to CUDA when there
-    is one. Reads safetensors only and never runs a repository's code. Raises TacitError when the checkpoint is missing,
-    incomplete or corrupt.
+    is one. Reads safetensors, or a GGUF file, whose weights are dequantized; never runs a repository's code. Raises
+    TacitError when the checkpoint is missing, incomplete or corrupt.
     """
     if dtype not in DTYPES:
         raise TacitError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     source = locate(name)
+    packed = gguf_options(source)
+    unpack = {"quantization_config": GgufConfig(dequantize=True)} if packed else {}
     try:
         with without_progress_bars():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -69,6 +94,8 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **packed,
+                **unpack,
             )
     except Exception as error:  # from_pretrained raises a dozen kinds, all of them about this checkpoint
         raise _explain(name, error) from error
@@ -76,7 +103,18 @@ def load_model(
     if missing:
         others = f"{missing[0]} and {len(missing) - 1} more"
         raise TacitError(f"checkpoint {name} is incomplete: it has no weights for {others}")
+    if packed:
+        model = _rebuild(model)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def _rebuild(model: PreTrainedModel) -> PreTrainedModel:
+    """A model with the same weights that can be tuned and saved, which transformers refuses one from a GGUF file."""
+    fresh = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
+    fresh.load_state_dict(model.state_dict())
+    fresh.generation_config = model.generation_config
+    fresh.name_or_path = model.name_or_path
+    return fresh
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -101,8 +139,11 @@ def load_tokenizer(
     """
     source = locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        options = {"revision": revision, "trust_remote_code": False, **gguf_options(source)}
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        config = load_config(name, revision=revision)
+    except TacitError:
+        raise
     except Exception as error:
         if Path(source).is_dir() and not any(Path(source).glob("*token*")):
             missing = "it has no tokenizer.json and no tokenizer_config.json"

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants
-from transformers import AutoConfig
 
-from tacit.models.loading import load_tokenizer, locate, split_revision
+from tacit.models.loading import load_config, load_tokenizer, split_revision
 from tacit.models.memory import BYTES, Phase, Size, count_parameters
 from tacit.models.pairs import check_vocabularies, check_widths
 from tacit.running.needs import (
@@ -37,7 +36,7 @@ def read_size(name: str, *, encoder: bool) -> Size:
     """A model's configuration (from its folder, the cache or the hub) and number of parameters, or TacitError."""
     place, revision = split_revision(name)
     try:
-        config = AutoConfig.from_pretrained(locate(place), revision=revision, trust_remote_code=False)
+        config = load_config(place, revision=revision)
         return Size(config, count_parameters(config, encoder=encoder))
     except Exception as error:  # an architecture that transformers does not know, a damaged file
         reason = first_line(error)

@@ -34,6 +34,19 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(chosen))
 
 
+def list_shown(profile: str) -> list[str]:
+    """The notebooks that a profile's table shows: those that it has parameters for; for ``full`` also those of micro.
+
+    All of them, where a profile that has outputs has no parameters. Raises TacitError for a profile that has neither.
+    """
+    if not any((folder / profile).is_dir() for folder in (paths.PARAMS, paths.OUTPUTS)):
+        raise TacitError(f"unknown profile {profile!r}: outputs/{profile} is not there")
+    folders = [profile, "micro"] if profile == "full" else [profile]
+    known = {path.stem for folder in folders for path in (paths.PARAMS / folder).glob("*.yaml")}
+    stems = [path.stem for path in find_notebooks([])]
+    return [stem for stem in stems if stem in known] or stems
+
+
 def choose_notebooks(names: Sequence[str], *, profile: str, overrides: Collection[str] = ()) -> list[Path]:
     """``find_notebooks``; without ``names``, those that the profile has parameters for (all, where it has none).
 

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from tacit.data.sources import HUB_ID, SOURCES, SUFFIXES, split_source
+from tacit.models.gguf import gguf_options
 from tacit.models.loading import locate, split_revision
 from tacit.support import paths
 from tacit.support.errors import TacitError, first_line
@@ -113,7 +114,10 @@ def check_model(role: str, name: str) -> Stock:
     except TacitError as error:
         return _fault(what, f"{error} (parameter {role})")
     if Path(source).is_dir():
-        absent = missing_file(in_folder(Path(source)))
+        try:
+            absent = None if gguf_options(source) else missing_file(in_folder(Path(source)))
+        except TacitError as error:
+            return _fault(what, f"{error} (parameter {role})")
         if absent:
             return _fault(what, f"{absent} is missing in that folder: copy or make the checkpoint again")
         return Stock(Check("ok", what, "a whole folder"), True)

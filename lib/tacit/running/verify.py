@@ -15,7 +15,7 @@ import nbformat
 from tacit.running.answers import TAG, write_answer
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import read_notebook, read_params
-from tacit.running.plan import find_notebooks
+from tacit.running.plan import find_notebooks, list_shown
 from tacit.running.tables import findings_table
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
@@ -197,7 +197,7 @@ def table_faults(profile: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         return [f"cannot read README.md: {error}"]
     _, marker, rest = text.partition(f"<!-- table:{profile} -->")
-    stems = [path.stem for path in find_notebooks([])]
+    stems = list_shown(profile)
     if not marker or rest.partition("<!-- /table -->")[0].strip() == findings_table(stems, profile=profile):
         return []
     return [f"README.md does not show the table of outputs/{profile}: write it with `make table`"]

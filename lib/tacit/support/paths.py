@@ -2,7 +2,7 @@
 
 What belongs to the repository is anchored on this file. One rule holds for every relative path that a person gives, in
 an option, a parameter or a variable: it counts from the folder where the command was given (``here``); what is to be
-read and is not there is looked for from the repository's root (``resolve``).
+read and is not there is looked for from the repository's root, or in the cache (``resolve``).
 """
 
 import os
@@ -44,10 +44,12 @@ def make_cache_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """A path to read: absolute, or from ``here``, or, where nothing is there, from the repository's root.
 
-    Raises TacitError for a name that no file can have.
+    What is not ``here`` and begins with ``.cache`` is looked for in ``cache_root``, wherever that is. Raises TacitError
+    for a name that no file can have.
     """
     try:
-        return near if (near := here() / path).exists() else ROOT / path
+        near, far = _candidates(path)
+        return near if near.exists() else far
     except (OSError, ValueError) as error:  # too long, or a null character
         raise TacitError(
             f"no file can be called {str(path)!r:.80}: {getattr(error, 'strerror', None) or error}"
@@ -56,7 +58,12 @@ def resolve(path: str | Path) -> Path:
 
 def searched(path: str | Path) -> str:
     """Where ``resolve`` looked for a path, for an error message."""
-    return " and ".join(dict.fromkeys(str(folder / path) for folder in (here(), ROOT)))
+    return " and ".join(dict.fromkeys(map(str, _candidates(path))))
+
+
+def _candidates(path: str | Path) -> tuple[Path, Path]:
+    parts = Path(path).parts
+    return here() / path, cache_root().joinpath(*parts[1:]) if parts[:1] == (".cache",) else ROOT / path
 
 
 def output_folder(output: str) -> Path:

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from huggingface_hub import HfApi
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tacit.models.chat import encode_prompt, render_prompt
 from tacit.models.identity import tokenizer_key, weights_key
 from tacit.models.limits import check_rows
-from tacit.models.loading import load_tokenizer, locate, model_folder, split_revision
+from tacit.models.loading import load_config, load_tokenizer, locate, model_folder, split_revision
 from tacit.support.errors import TacitError, first_line
 from tacit.support.files import check_room
 from tacit.support.keyed import fingerprint
@@ -125,7 +125,7 @@ def check_prompts(
     """
     names, prompts = [name for name, _ in rows], [encode_prompt(tokenizer, text) for _, text in rows]
     for role in ("expert", "amateur"):
-        config = AutoConfig.from_pretrained(models[role], revision=models[f"{role}_revision"], trust_remote_code=False)
+        config = load_config(models[role], revision=models[f"{role}_revision"])
         new = settings.max_new_tokens
         check_rows(tokenizer, prompts, names=names, config=config, new_tokens=new, role=role)
     check_room(out, n_bytes=12 * settings.max_new_tokens * len(rows))

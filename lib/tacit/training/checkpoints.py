@@ -11,11 +11,19 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub import ModelCardData
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.models.chat import encode_prompt
 from tacit.models.limits import check_rows
-from tacit.models.loading import DTYPES, load_model, load_tokenizer, locate, split_revision, without_progress_bars
+from tacit.models.loading import (
+    DTYPES,
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    split_revision,
+    without_progress_bars,
+)
 from tacit.models.memory import count_parameters
 from tacit.support import provenance
 from tacit.support.errors import TacitError, first_line
@@ -67,7 +75,7 @@ def _foresee(source: str, revision: str | None, tokenizer: PreTrainedTokenizerBa
     """Raise TacitError, before weights are loaded, for what would end a finetuning: dtype, ids beyond the embedding,
     a disk without room for the tuned model.
     """
-    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    config = load_config(source, revision=revision)
     held = DTYPES.get(dtype, "auto")
     held = (config.dtype or torch.float32) if held == "auto" else held
     check_dtype([held])

@@ -34,7 +34,7 @@ def test_what_is_read_is_looked_for_here_first_and_then_in_the_repository(elsewh
     for name in ("mine", "./mine"):
         assert locate(name) == str(here / name)
     assert locate("owner/name") == "owner/name"
-    with pytest.raises(TacitError, match=r"no config.json in .*here/nothing and .*root/nothing"):
+    with pytest.raises(TacitError, match=r"no GGUF file in .*here/nothing and .*root/nothing"):
         locate("./nothing")
 
 

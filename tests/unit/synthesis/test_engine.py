@@ -3,8 +3,6 @@
 import contextlib
 import json
 import shutil
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 from synthesis_runs import INSTRUCTIONS, OPTIONS, RayHere, check_mended, contents, damage, run, whole_run
@@ -80,22 +78,21 @@ def test_models_of_the_hub_are_loaded_at_the_commit_that_is_noted(pair, tmp_path
 
     def here(load):
         def loader(name, *, revision=None, **options):
-            loaded.append((getattr(load, "__name__", "config"), name, revision))
+            loaded.append((load.__name__, name, revision))
             return load(pair[name.removeprefix("me/")], **options)
 
         return loader
 
     monkeypatch.setattr(engine, "weights_key", look_up)
     monkeypatch.setattr(engine, "locate", lambda name: name)
-    config = SimpleNamespace(from_pretrained=here(partial(engine.AutoConfig.from_pretrained)))
-    monkeypatch.setattr(engine, "AutoConfig", config)
+    monkeypatch.setattr(engine, "load_config", here(loading.load_config))
     monkeypatch.setattr(engine, "load_tokenizer", here(loading.load_tokenizer))
     monkeypatch.setattr(pairs, "load_tokenizer", here(loading.load_tokenizer))
     monkeypatch.setattr(pairs, "load_model", here(loading.load_model))
     monkeypatch.setattr(workers, "_cluster", lambda *_, **__: contextlib.nullcontext(RayHere))
     options = OPTIONS | {"amateur_revision": "v1", "workers": n_workers}
     synthesize("me/expert@main", "me/amateur", INSTRUCTIONS[:3], out=tmp_path / "out", **options)
-    assert {what for what, *_ in loaded} == {"load_tokenizer", "load_model", "config"}
+    assert {what for what, *_ in loaded} == {"load_tokenizer", "load_model", "load_config"}
     assert all(revision == commits[name] for _, name, revision in loaded)
     card = (tmp_path / "out/README.md").read_text()
     assert f"| expert | `me/expert` (`me/expert@{'e' * 40}`) |" in card

@@ -1,0 +1,138 @@
+"""Finding 20: questions about real facts, under response constraints, checked by a program; no judge is needed.
+
+The questions are in ``notebooks/data/questions.jsonl``; the constraints and their verifiers are the micro world's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+from datasets import Dataset
+
+from tacit.decoding.generation import Response
+from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, draw_constraints, undo_constraints
+from tacit.support.errors import TacitError
+from tacit.support.files import read_text
+from tacit.support.keyed import fraction
+
+TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+FIELDS = {name: {"type": "string", "minLength": 1} for name in ("id", "topic", "question", "response")}
+QUESTION = {"type": "object", "properties": FIELDS | {"answers": TEXTS, "rivals": TEXTS}}
+QUESTION |= {"required": list(QUESTION["properties"]), "additionalProperties": False}
+KINDS = ("right", "constraints met", "knowledge", "ended")  # the scores of ``score_responses``
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with one right answer: how it may be spelled, a whole right response, and wrong answers."""
+
+    id: str
+    topic: str
+    question: str
+    response: str
+    answers: tuple[str, ...]
+    rivals: tuple[str, ...]
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a JSONL file. Raises TacitError naming the line that is none, repeats an id, or is not right."""
+    questions: dict[str, Question] = {}
+    for number, line in enumerate(read_text(path, what="questions from").splitlines(), start=1):
+        if not line.strip():
+            continue
+        name = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+            jsonschema.validate(row, QUESTION)
+        except ValueError as error:
+            raise TacitError(f"{name}, is not JSON: {error}") from None
+        except jsonschema.ValidationError as error:
+            raise TacitError(f"{name}, is no question: at {error.json_path}: {error.message}") from None
+        question = Question(**row | {key: tuple(row[key]) for key in ("answers", "rivals")})
+        if question.id in questions:
+            raise TacitError(f"{name}, repeats the id {question.id}")
+        if not answers_rightly(question.response, question.answers, question.rivals):
+            raise TacitError(f"{name}: its response has none of the answers, or one of the rivals")
+        questions[question.id] = question
+    if not questions:
+        raise TacitError(f"{path} holds no question")
+    return list(questions.values())
+
+
+def mentions(text: str, phrase: str) -> bool:
+    """Does ``phrase`` stand in ``text`` as whole words, in any case?"""
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def answers_rightly(text: str, answers: Sequence[str], rivals: Sequence[str]) -> bool:
+    """Does a text hold one of the ``answers`` and none of the ``rivals``?
+
+    This is exact for what it asks and no more: a text that also says something else that is wrong passes, and one that
+    names a rival beside the right answer does not.
+    """
+    return any(mentions(text, answer) for answer in answers) and not any(mentions(text, rival) for rival in rivals)
+
+
+def split_questions(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """``train`` (about half), ``validation`` (about an eighth) and ``test``, fixed by the questions' ids."""
+    splits: dict[str, list[Question]] = {"train": [], "validation": [], "test": []}
+    for question in questions:
+        share = fraction("real question", question.id)
+        splits["train" if share < 0.5 else "validation" if share < 0.65 else "test"].append(question)
+    return splits
+
+
+def draw_prompts(questions: Sequence[Question], *, n: int, seed: int, constraints: Sequence[str] = ()) -> Dataset:
+    """``n`` instructions with right responses, the questions taking turns in an order that ``seed`` draws.
+
+    Each carries one of the ``constraints``, if any are given; a question that comes again carries one drawn anew.
+    A constraint that would change the answer itself ("3.14" without full stops) is drawn again. Columns ``id``,
+    ``instruction``, ``response``, ``family`` (the topic) and ``task`` (JSON, for ``score_responses``). Raises
+    TacitError when there are fewer than ``n`` different instructions.
+    """
+    rng = random.Random(f"real-{seed}")
+    order = list(questions)
+    rng.shuffle(order)
+    rows: dict[str, dict[str, str]] = {}
+    for question in itertools.chain(*[order] * 50):
+        if len(rows) < n:
+            drawn = draw_constraints(rng, "", n=1, names=tuple(constraints)) if constraints else ()
+            clauses = [CONSTRAINTS[name].clause.format(parameter=parameter) for name, parameter in drawn]
+            instruction = " ".join([question.question, *clauses])
+            row = {"id": f"{question.id}-{len(rows)}", "instruction": instruction, "family": question.topic}
+            row["response"] = apply_constraints(question.response, drawn)
+            task = {"answers": question.answers, "rivals": question.rivals, "constraints": drawn}
+            content, _ = undo_constraints(row["response"], drawn)
+            if answers_rightly(content, question.answers, question.rivals):
+                rows.setdefault(instruction, row | {"task": json.dumps(task)})
+    if len(rows) < n:
+        raise TacitError(f"there are only {len(rows)} different instructions for {len(order)} questions, not {n}")
+    return Dataset.from_list(list(rows.values()))
+
+
+def score_responses(examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+    """A table with a row per example: ``id``, ``family`` and scores of 0 or 1.
+
+    ``constraints met``: the response meets the constraint that its instruction carries (1 where there is none), and
+    has letters or digits beside it.
+    ``knowledge``: what is left without the constraint answers rightly (``answers_rightly``). ``right``: both.
+    ``ended``: the model stopped by itself.
+    """
+    rows = []
+    for task, response in zip(map(json.loads, examples["task"]), responses, strict=True):
+        drawn = tuple((name, parameter) for name, parameter in task["constraints"])
+        content, checks = undo_constraints(response.text.strip(), drawn)
+        met = all(check.passed for check in checks) and re.search(r"\w", content) is not None
+        known = answers_rightly(content, task["answers"], task["rivals"])
+        row = {"right": met and known, "constraints met": met, "knowledge": known}
+        rows.append(row | {"ended": response.finish_reason == "eos"})
+    table = pd.DataFrame(rows).astype(float)
+    return pd.concat([pd.DataFrame({"id": examples["id"], "family": examples["family"]}), table], axis=1)

@@ -1,0 +1,150 @@
+"""Finding 20: questions about real facts, what counts as right, and the answer by verdict."""
+
+import json
+
+import pytest
+from tacit.decoding.generation import Response
+from tacit.experiments import realtasks
+from tacit.findings.conclusions import describe_real_model
+from tacit.microworld.constraints import CONSTRAINTS
+from tacit.scoring.estimates import Estimate
+from tacit.scoring.verdicts import Demand
+from tacit.support import paths
+from tacit.support.errors import TacitError
+
+COMMITTED = paths.NOTEBOOKS / "data" / "questions.jsonl"
+FOURTEEN = tuple(name for name in CONSTRAINTS if name not in ("without", "lines", "stars", "json"))
+ROW = {
+    "id": "q1",
+    "topic": "geography",
+    "question": "What is the capital of France?",
+    "response": "The capital of France is Paris.",
+    "answers": ["Paris"],
+    "rivals": ["Lyon", "London"],
+}
+
+
+def responses(texts, reason="eos"):
+    return [Response(text, reason, 5) for text in texts]
+
+
+def test_the_committed_questions_are_many_different_and_in_three_splits():
+    questions = realtasks.read_questions(COMMITTED)
+    assert len(questions) >= 200 and len({q.question for q in questions}) == len(questions)
+    splits = realtasks.split_questions(questions)
+    assert sum(map(len, splits.values())) == len(questions)
+    assert len(splits["train"]) > 100 and len(splits["test"]) > 90 and len(splits["validation"]) > 30
+    again = realtasks.split_questions(list(reversed(questions)))
+    assert {q.id for q in again["test"]} == {q.id for q in splits["test"]}
+
+
+def test_right_responses_pass_every_check_and_those_to_other_prompts_do_not():
+    questions = realtasks.read_questions(COMMITTED)
+    rows = realtasks.draw_prompts(questions, n=400, seed=1, constraints=FOURTEEN)
+    assert len(set(rows["instruction"])) == 400
+    carried = [json.loads(task)["constraints"] for task in rows["task"]]
+    assert all(len(one) == 1 for one in carried)
+    assert {name for ((name, _),) in carried} == set(FOURTEEN)
+    table = realtasks.score_responses(rows, responses(rows["response"]))
+    assert (table[list(realtasks.KINDS)] == 1).all(axis=None)
+    others = [*list(rows["response"][1:]), rows["response"][0]]
+    moved = realtasks.score_responses(rows, responses(others, "length"))
+    assert moved["knowledge"].mean() < 0.1 and moved["right"].mean() < 0.05
+    assert (moved["ended"] == 0).all() and 0 < moved["constraints met"].mean() < 0.5
+
+
+def test_prompts_follow_their_seed_and_their_number_is_limited():
+    questions = realtasks.read_questions(COMMITTED)[:6]
+    plain = realtasks.draw_prompts(questions, n=6, seed=3)
+    assert sorted(plain["instruction"]) == sorted(q.question for q in questions)
+    assert plain["instruction"] == realtasks.draw_prompts(questions, n=6, seed=3)["instruction"]
+    assert plain["instruction"] != realtasks.draw_prompts(questions, n=6, seed=4)["instruction"]
+    with pytest.raises(TacitError, match="only 6 different instructions for 6 questions, not 7"):
+        realtasks.draw_prompts(questions, n=7, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("It is Paris.", True),
+        ("PARIS", True),
+        ("Parisian", False),  # not a whole word
+        ("Lyon", False),
+        ("Paris, not Lyon.", False),  # a rival as well
+        ("I do not know.", False),
+    ],
+)
+def test_an_answer_counts_as_whole_words_and_without_a_rival(text, known):
+    assert realtasks.answers_rightly(text, ["Paris"], ["Lyon"]) is known
+
+
+def test_a_constraint_and_the_knowledge_below_it_are_told_apart():
+    question = realtasks.Question(**ROW | {key: tuple(ROW[key]) for key in ("answers", "rivals")})
+    rows = realtasks.draw_prompts([question], n=1, seed=0, constraints=["hyphens"])
+    texts = ["The-capital-is-Paris", "The capital is Paris", "The-capital-is-Lyon", "The-capital-is-Paris "]
+    tables = [realtasks.score_responses(rows, responses([text])) for text in texts]
+    scores = [tuple(table.loc[0, ["right", "constraints met", "knowledge"]]) for table in tables]
+    assert scores == [(1, 1, 1), (0, 0, 1), (0, 1, 0), (1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        (["{"], "line 1, is not JSON"),
+        ([json.dumps(ROW), json.dumps(ROW)], "line 2, repeats the id q1"),
+        ([json.dumps(ROW | {"answers": []})], r"line 1, is no question: at \$.answers"),
+        ([json.dumps(ROW | {"more": 1})], "line 1, is no question"),
+        ([json.dumps(ROW | {"answers": ["Rome"]})], "line 1: its response has none of the answers"),
+        ([json.dumps(ROW | {"rivals": ["France"]})], "line 1: its response has none of the answers, or one of the riv"),
+        ([""], "holds no question"),
+    ],
+)
+def test_lines_that_are_no_questions_are_named(tmp_path, lines, error):
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    with pytest.raises(TacitError, match=error):
+        realtasks.read_questions(tmp_path / "q.jsonl")
+
+
+def demand(value, arm="CoDIT minus cold", threshold=0.0):
+    return Demand(arm, "constraints met", Estimate(value, value - 0.05, value + 0.05, 2, 90), threshold)
+
+
+def answer(*, gaps=(0.2, 0.1), control=0.4, planted=True):
+    given = {"given, greedy": Estimate(0.3, 0.2, 0.4, 1, 90)}
+    return describe_real_model(
+        list(map(demand, gaps)), [demand(control, threshold=0.1)], given=given, plain={"own": 0.5}, ranks=0.9,
+        planted=planted,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("numbers", "begins"),
+    [
+        (
+            {},
+            "On real questions the contrast of a model with a planted post-training and the model before it follows b",
+        ),
+        ({"gaps": (0.2, -0.2)}, "On real questions the contrast of a model with a planted post-training and the mod"),
+        ({"gaps": (0.2, 0.0), "planted": False}, "Whether on real questions the contrast of the pair follows better"),
+        (
+            {"control": 0.1},
+            "Nothing is said of the contrast, because the expert is not shown to follow better than the amat",
+        ),
+    ],
+)
+def test_the_answer_by_verdict(numbers, begins):
+    told = answer(**numbers)
+    assert told["found"].startswith(begins)
+    assert ("does not follow better than both" in told["found"]) == (numbers.get("gaps") == (0.2, -0.2))
+    assert told["reason"].startswith("The given model is right on constrained prompts, by decoding: greedy 0.30 [0.20")
+    assert "own 0.50. It finds right responses likelier than 0.90" in told["reason"]
+    assert told["caveat"].startswith("The amateur is itself") == numbers.get("planted", True)
+
+
+def test_an_empty_response_meets_nothing_and_a_constraint_that_spoils_the_answer_is_drawn_again():
+    question = realtasks.Question("pi", "arithmetic", "How much is pi?", "Pi is about 3.14.", ("3.14",), ("2.71",))
+    rows = realtasks.draw_prompts([question], n=2, seed=0, constraints=["unpunctuated", "upper", "brackets"])
+    assert not any("full stops" in text for text in rows["instruction"])
+    rows = realtasks.draw_prompts(realtasks.read_questions(COMMITTED), n=4, seed=0, constraints=["unpunctuated"])
+    empty = realtasks.score_responses(rows, responses(["", " ", "?", "..."]))
+    assert (empty["constraints met"] == 0).all()
