@@ -39,7 +39,7 @@ def test_bring_your_own(copy, tokenizer):
     template = tokenizer.chat_template
     save_pair(mine, tokenizer)
     tokenizer.chat_template = template  # the tokenizer is the session's
-    instructions, pair, tuned, rules, notebook = (block.replace(NAME, name) for block in blocks(page, "sh"))
+    instructions, pair, tuned, report, rules, notebook = (block.replace(NAME, name) for block in blocks(page, "sh"))
     perform(copy, instructions)
     asked = [json.loads(line) for line in (mine / "train.jsonl").read_text().splitlines()]
     perform(copy, pair)
@@ -49,6 +49,9 @@ def test_bring_your_own(copy, tokenizer):
     before, after = (load_file(mine / folder / "model.safetensors") for folder in ("amateur", "tuned"))
     assert set(after) == set(before)
     assert any((after[key].float() != before[key].float()).any() for key in after)
+    perform(copy, report)
+    record = read_metrics(copy / "outputs/smoke-custom/20_real_model.json")
+    assert record["manifest"]["parameters"]["amateur"] == "outputs/mine-custom/amateur"
     perform(copy, rules)
     record = read_metrics(copy / "outputs/smoke-custom/05_three_rules.json")
     assert record["manifest"]["parameters"]["uniform_tokens"] == {"I": -5.0, " the": -1.0}

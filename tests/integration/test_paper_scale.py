@@ -215,7 +215,7 @@ def test_codit_profiles_hold_the_papers_settings(profile, notebook):
     public = WILDCHAT if notebook == "08_existing_data" else {}
     assert {name: (kind, where.split("@")[0], n) for name, (kind, where, n) in found.items()} == CODIT_SETS | public
     if notebook == "07_codit":
-        assert (values["alphas"], values["betas"], values["chosen"]) == ([0.01], [1.0], [0.01, 1.0])
+        assert (values["alphas"], values["betas"], values["chosen"]) == ([], [1.0], [0.01, 1.0])
     else:
         assert (values["alpha"], values["beta"]) == (0.01, 1.0)
 
