@@ -159,16 +159,16 @@ def test_the_teacher_is_made_from_the_base_at_partial_competence():
     assert record["least"] <= record["tried"][-1]["constraints met"] <= record["most"]
     for name in ("07_codit", "08_existing_data", "09_chat_vector", "10_knowledge_following", "11_two_papers"):
         values = read_params("micro", name)
-        assert {k: record[k] for k in ("families", "constraints")} == {
-            k: values[k] for k in ("families", "constraints")
-        }
+        assert values["families"] == record["families"]
+        assert set(values["constraints"]) <= set(record["constraints"])
     assert sum(p.stat().st_size for p in folder.iterdir()) < 15e6
 
 
+@pytest.mark.parametrize("profile", ["micro", "full"])
 @pytest.mark.parametrize("name", ["08_existing_data", "09_chat_vector", "10_knowledge_following"])
-def test_alpha_and_beta_are_those_that_finding_7_selects(name):
-    selected = read_metrics(ROOT / "outputs/micro/07_codit.json")["details"]
-    values = read_params("micro", name)
+def test_the_findings_of_codit_use_the_cell_and_the_students_of_finding_7(name, profile):
+    selected = read_metrics(ROOT / f"outputs/{profile}/07_codit.json")["details"]
+    values = read_params(profile, name)
     assert (values["alpha"], values["beta"]) == (selected["alpha"], selected["beta"])
     shared = (
         "n_instructions",
@@ -178,9 +178,9 @@ def test_alpha_and_beta_are_those_that_finding_7_selects(name):
         "schedule",
         "warmup",
         "max_new_tokens",
-        "seeds",
+        "constraints",
     )
-    first = read_params("micro", "07_codit")
+    first = read_params(profile, "07_codit")
     assert {k: values[k] for k in shared} == {k: first[k] for k in shared}
 
 
@@ -194,8 +194,8 @@ def test_the_models_corpora_hold_partly_other_facts():
 
 
 def test_pages_show_the_tables_of_the_outputs(monkeypatch):
-    assert re.findall("<!-- table:(.*) -->", (ROOT / "README.md").read_text()) == ["full"]
-    assert verify.table_faults("full") == []
+    assert re.findall("<!-- table:(.*) -->", (ROOT / "README.md").read_text()) == ["full", "smollm2-135m"]
+    assert verify.table_faults("full") == verify.table_faults("smollm2-135m") == []
     monkeypatch.syspath_prepend(ROOT / "tests/speed")
     import tables
 
