@@ -18,6 +18,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from tacit.running import metrics, pages, site
+from tacit.running.plan import list_shown
 from tacit.running.tables import findings_table
 from tacit.scoring.estimates import Estimate
 from tacit.scoring.verdicts import Demand, conclude
@@ -298,7 +299,7 @@ def test_the_real_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     front = Page(site.build_site(profile="full", out=tmp_path / "site", say=said.append))
     assert said == []
     out, notebooks = tmp_path / "site", [path for path, _ in site.find_executed("full")]
-    assert [path.stem for path in notebooks] == [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    assert [path.stem for path in notebooks] == list_shown("full")
     cells = [cell.source for path in notebooks for cell in nbformat.read(path, 4).cells]
     code = [path.read_text("utf-8") for path in (ROOT / "lib").rglob("*.py")]
     check_local(out, said="\n".join([read_pages(), *cells, *code]))
@@ -644,7 +645,7 @@ def test_the_cards_of_the_committed_outputs_say_what_the_table_says(tmp_path, pr
     pytest.importorskip("bleach", reason="the site's extra is not installed")
     cards = site.write_notebooks(tmp_path, profile=profile)
     executed = {path.stem: path for path, _ in site.find_executed(profile)}
-    stems = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    stems = list_shown(profile)
     assert list(cards) == stems
     for stem, row in zip(stems, findings_table(stems, profile=profile).splitlines()[2:], strict=True):
         if "| no result yet |" in row:
