@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from pages import NAME, ROOT, blocks, copy_repository, find_row, free_name, perform
 from tacit.running.metrics import read_metrics
+from tacit.running.plan import list_shown
 from tacit.running.tables import findings_table
 from tacit.scoring.verdicts import VERDICTS
 from tacit.support import provenance
@@ -55,8 +56,8 @@ def test_the_five_steps_lead_to_a_finding_in_the_table(tmp_path, session_cache, 
     source = nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4)
     assert "{{" not in "".join(cell.source for cell in source.cells)
     monkeypatch.setattr("tacit.support.paths.OUTPUTS", root / "outputs")
-    stems = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
     monkeypatch.setattr("tacit.support.paths.PARAMS", root / "params")
+    monkeypatch.setattr("tacit.support.paths.NOTEBOOKS", root / "notebooks")
     page = (root / "README.md").read_text(encoding="utf-8")
-    assert findings_table(stems, profile="full") in page
+    assert findings_table(list_shown("full"), profile="full") in page
     assert find_row(page, title)[0] == f"{record['verdict']} (micro)"
