@@ -215,11 +215,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("new", begin_notebook).add_argument("name", help="two digits and words, such as 12_my_finding", metavar="NAME")
     _take_profile(add("verify", verify_outputs), "params/ and outputs/")
     compare = add("compare", show_comparison)
-    for side in "ab":
-        compare.add_argument(side, metavar=f"{side.upper()}.json", help="such as outputs/micro/01_response_tuning.json")
-    _take_profile(table := add("table", show_table), "outputs/")
+    compare.add_argument("a", metavar="A.json", help="a metrics file, such as outputs/micro/01_response_tuning.json")
+    compare.add_argument("b", metavar="B.json", help="another")
+    table = add("table", show_table)
+    _take_profile(table, "outputs/")
     table.add_argument("--write", metavar="README", help="write it between the markers of this file instead")
-    _take_profile(site := add("site", make_site), "outputs/ to show")
+    site = add("site", make_site)
+    _take_profile(site, "outputs/ to show")
     site.add_argument("--out", metavar="DIR", default=paths.ROOT / "site", help="its folder, replaced (default: site)")
     add("fetch", fetch_models).add_argument("model", metavar="MODEL", help="smollm2-135m-instruct")
     known = "micro-base, micro-student, micro-sibling (these by default), or readiness for all of finding 6"
@@ -246,9 +248,8 @@ def _take_notebooks(command: argparse.ArgumentParser, name: str) -> None:
     value = "override one parameter (YAML)"
     if name == "run":
         value += "; 0,0.5,1 for a number, or [A, B] for a text, runs each value and draws the curve"
-        command.add_argument(
-            "--jobs", type=int, default=1, help="notebooks at a time, each with its share of the cores"
-        )
+        jobs = "notebooks at a time, each with its share of the cores"
+        command.add_argument("--jobs", type=int, default=1, help=jobs)
     command.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)
 
 

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonschema
 import pandas as pd
 from datasets import Dataset
 
 from tacit.decoding.generation import Response
 from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, draw_constraints, undo_constraints
 from tacit.support.errors import TacitError
-from tacit.support.files import read_text
+from tacit.support.files import read_rows
 from tacit.support.keyed import fraction
 
 TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
@@ -45,22 +44,12 @@ class Question:
 def read_questions(path: str | Path) -> list[Question]:
     """The questions of a JSONL file. Raises TacitError naming the line that is none, repeats an id, or is not right."""
     questions: dict[str, Question] = {}
-    for number, line in enumerate(read_text(path, what="questions from").splitlines(), start=1):
-        if not line.strip():
-            continue
-        name = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-            jsonschema.validate(row, QUESTION)
-        except ValueError as error:
-            raise TacitError(f"{name}, is not JSON: {error}") from None
-        except jsonschema.ValidationError as error:
-            raise TacitError(f"{name}, is no question: at {error.json_path}: {error.message}") from None
+    for place, row in read_rows(path, QUESTION, what="questions from", wrong="no question"):
         question = Question(**row | {key: tuple(row[key]) for key in ("answers", "rivals")})
         if question.id in questions:
-            raise TacitError(f"{name}, repeats the id {question.id}")
+            raise TacitError(f"{place}, repeats the id {question.id}")
         if not answers_rightly(question.response, question.answers, question.rivals):
-            raise TacitError(f"{name}: its response has none of the answers, or one of the rivals")
+            raise TacitError(f"{place}: its response has none of the answers, or one of the rivals")
         questions[question.id] = question
     if not questions:
         raise TacitError(f"{path} holds no question")
@@ -103,16 +92,17 @@ def draw_prompts(questions: Sequence[Question], *, n: int, seed: int, constraint
     rng.shuffle(order)
     rows: dict[str, dict[str, str]] = {}
     for question in itertools.chain(*[order] * 50):
-        if len(rows) < n:
-            drawn = draw_constraints(rng, "", n=1, names=tuple(constraints)) if constraints else ()
-            clauses = [CONSTRAINTS[name].clause.format(parameter=parameter) for name, parameter in drawn]
-            instruction = " ".join([question.question, *clauses])
-            row = {"id": f"{question.id}-{len(rows)}", "instruction": instruction, "family": question.topic}
-            row["response"] = apply_constraints(question.response, drawn)
-            task = {"answers": question.answers, "rivals": question.rivals, "constraints": drawn}
-            content, _ = undo_constraints(row["response"], drawn)
-            if answers_rightly(content, question.answers, question.rivals):
-                rows.setdefault(instruction, row | {"task": json.dumps(task)})
+        if len(rows) == n:
+            break
+        drawn = draw_constraints(rng, "", n=1, names=tuple(constraints)) if constraints else ()
+        clauses = [CONSTRAINTS[name].clause.format(parameter=parameter) for name, parameter in drawn]
+        instruction = " ".join([question.question, *clauses])
+        row = {"id": f"{question.id}-{len(rows)}", "instruction": instruction, "family": question.topic}
+        row["response"] = apply_constraints(question.response, drawn)
+        task = {"answers": question.answers, "rivals": question.rivals, "constraints": drawn}
+        content, _ = undo_constraints(row["response"], drawn)
+        if answers_rightly(content, question.answers, question.rivals):
+            rows.setdefault(instruction, row | {"task": json.dumps(task)})
     if len(rows) < n:
         raise TacitError(f"there are only {len(rows)} different instructions for {len(order)} questions, not {n}")
     return Dataset.from_list(list(rows.values()))

@@ -225,15 +225,20 @@ def _tell_parity(parity: Demand, families: pd.DataFrame | None) -> str:
     return text + "."
 
 
+def tell_sides(demands: Mapping[str, Demand], words: Mapping[str, str]) -> str:
+    """Named ``demands`` in one clause: after the words of each verdict those that have it, with their estimates."""
+    told = []
+    for verdict, saying in words.items():
+        names = [f"{name} ({percent(one.estimate)})" for name, one in demands.items() if one.verdict == verdict]
+        told += [f"{saying} {', '.join(names)}"] if names else []
+    return "; ".join(told)
+
+
 def tell_less_ready(revealed: Mapping[str, Demand]) -> str:
     """What each arm's answers gain on a less ready base, endings forgiven; empty if not asked."""
-    sides = {
+    words = {
         HOLDS: "more answers are right after",
         REFUTED: "fewer are right after",
         UNDECIDED: "no change is shown for",
     }
-    told = []
-    for verdict, words in sides.items():
-        arms = [f"{arm} ({percent(one.estimate)})" for arm, one in revealed.items() if one.verdict == verdict]
-        told += [f"{words} {', '.join(arms)}"] if arms else []
-    return f"On a less ready base, endings forgiven, {'; '.join(told)}." if told else ""
+    return f"On a less ready base, endings forgiven, {tell_sides(revealed, words)}." if revealed else ""

@@ -6,18 +6,16 @@ Decode the prompts with ``tacit.decoding.generation.generate_responses``, then `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pandas as pd
 
 from tacit.scoring import scores
 from tacit.support.errors import TacitError
-from tacit.support.files import read_text
+from tacit.support.files import read_rows
 
 METRICS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 PROMPT = {
@@ -37,21 +35,10 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
 
     Raises TacitError for a file without prompts, and for a line (with its number) that is none.
     """
-    lines = read_text(path, what="IFEval's prompts from").split("\n")
     prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name = f"{path}, line {number},"
-        try:
-            row = json.loads(line)
-            jsonschema.validate(row, PROMPT)
-        except ValueError as error:
-            raise TacitError(f"{name} is not JSON: {error}") from None
-        except jsonschema.ValidationError as error:
-            raise TacitError(f"{name} is not a prompt of IFEval's: at {error.json_path}: {error.message}") from None
+    for place, row in read_rows(path, PROMPT, what="IFEval's prompts from", wrong="not a prompt of IFEval's"):
         if len(row["kwargs"]) != len(row["instruction_id_list"]):
-            raise TacitError(f"{name} needs as many kwargs as instructions")
+            raise TacitError(f"{place}, needs as many kwargs as instructions")
         prompts.append(row)
     if not prompts:
         raise TacitError(f"{path} holds no prompt")

@@ -187,7 +187,7 @@ def _tell_crossings(crossings: Mapping[str, Estimate]) -> str:
     """From which share of ignored constraints on the teacher's text teaches more than right responses spoiled so."""
     told = []
     for arm, share in crossings.items():
-        never = share.value == share.low == share.high  # the last share tried, in every resample
+        never = 0 < share.low == share.high  # the last share that was tried, in every resample
         told.append(
             f"no less than {arm} text up to a share of {share.value:g}"
             if never

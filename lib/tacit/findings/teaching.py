@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.data.instructions import encode_example
 from tacit.experiments.cache import cached_folder
-from tacit.findings.answers import name_score, percent, tell_failing
+from tacit.findings.answers import name_score, percent, tell_failing, tell_sides
 from tacit.findings.factprobes import FACT_FAMILIES, mark_tokens
 from tacit.microworld.world import read_world
 from tacit.models import experts
@@ -239,18 +239,12 @@ def _tell_beyond_mask(beyond: Sequence[Demand]) -> str:
 
 def _tell_cold(cold: Mapping[str, Demand]) -> str:
     """How CoDIT compares with text of the same teacher that leaves unlikely tokens out and needs no second model."""
-    if not cold:
-        return ""
-    sides = {
+    words = {
         HOLDS: "CoDIT teaches more than",
         REFUTED: "CoDIT teaches less than",
         UNDECIDED: "no difference is shown to",
     }
-    told = []
-    for verdict, words in sides.items():
-        arms = [f"{arm} ({percent(one.estimate)})" for arm, one in cold.items() if one.verdict == verdict]
-        told += [f"{words} {', '.join(arms)}"] if arms else []
-    return f"Compared with simpler ways to leave unlikely tokens out: {'; '.join(told)}."
+    return f"Compared with simpler ways to leave unlikely tokens out: {tell_sides(cold, words)}." if cold else ""
 
 
 def _tell_parts(parts: Mapping[tuple[str, str], Estimate], shares: Mapping[str, Estimate]) -> str:

@@ -138,12 +138,10 @@ def load_tokenizer(
     ``chat.check_template`` does.
     """
     source = locate(name)
+    options = {"revision": revision, "trust_remote_code": False, **gguf_options(source)}
     try:
-        options = {"revision": revision, "trust_remote_code": False, **gguf_options(source)}
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        config = load_config(name, revision=revision)
-    except TacitError:
-        raise
+        config = AutoConfig.from_pretrained(source, **options)
     except Exception as error:
         if Path(source).is_dir() and not any(Path(source).glob("*token*")):
             missing = "it has no tokenizer.json and no tokenizer_config.json"

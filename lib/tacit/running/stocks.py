@@ -111,13 +111,11 @@ def check_model(role: str, name: str) -> Stock:
     try:
         place, revision = split_revision(name)
         source = locate(place)
+        packed = gguf_options(source)
     except TacitError as error:
         return _fault(what, f"{error} (parameter {role})")
     if Path(source).is_dir():
-        try:
-            absent = None if gguf_options(source) else missing_file(in_folder(Path(source)))
-        except TacitError as error:
-            return _fault(what, f"{error} (parameter {role})")
+        absent = None if packed else missing_file(in_folder(Path(source)))
         if absent:
             return _fault(what, f"{absent} is missing in that folder: copy or make the checkpoint again")
         return Stock(Check("ok", what, "a whole folder"), True)

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,30 @@ def read_text(path: str | Path, *, what: str = "") -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = f"{error.strerror} ({paths.searched(path)})" if isinstance(error, OSError) else error
         raise TacitError(f"cannot read {what + ' ' if what else ''}{path}: {why}") from None
+
+
+def read_rows(
+    path: str | Path, schema: dict[str, Any], *, what: str, wrong: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSONL file that fit a JSON ``schema``, each with its place, such as ``rows.jsonl, line 3``.
+
+    Blank lines are passed over. Raises TacitError as ``read_text`` does, and for a line that is not JSON or does not
+    fit: its place is ``wrong``, such as "no question".
+    """
+    import jsonschema  # not where a command only starts
+
+    for number, line in enumerate(read_text(path, what=what).split("\n"), start=1):  # not at a text's U+2028
+        place = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            jsonschema.validate(row, schema)
+        except ValueError as error:
+            raise TacitError(f"{place}, is not JSON: {error}") from None
+        except jsonschema.ValidationError as error:
+            raise TacitError(f"{place}, is {wrong}: at {error.json_path}: {error.message}") from None
+        yield place, row
 
 
 def check_profile_name(name: str) -> str:

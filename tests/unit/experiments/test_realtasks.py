@@ -148,3 +148,9 @@ def test_an_empty_response_meets_nothing_and_a_constraint_that_spoils_the_answer
     rows = realtasks.draw_prompts(realtasks.read_questions(COMMITTED), n=4, seed=0, constraints=["unpunctuated"])
     empty = realtasks.score_responses(rows, responses(["", " ", "?", "..."]))
     assert (empty["constraints met"] == 0).all()
+
+
+def test_a_line_separator_within_a_text_ends_no_row(tmp_path):
+    row = ROW | {"response": "The capital of France\u2028is Paris."}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert realtasks.read_questions(tmp_path / "q.jsonl")[0].response == row["response"]

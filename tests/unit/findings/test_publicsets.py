@@ -149,3 +149,10 @@ def test_the_answer_says_on_which_prompts_a_dataset_is_ahead():
         "On constrained prompts CoDIT text is ahead of FAQ, full size and noisy, full size. On plain prompts CoDIT text"
         " is behind FAQ, full size, not shown to differ from noisy, full size. Direct text"
     )
+
+
+def test_the_answer_says_where_a_curve_begins_below_a_level_or_never_falls_to_it():
+    always, never = Estimate(0.0, 0.0, 0.0, 3, 9), Estimate(0.8, 0.8, 0.8, 3, 9)
+    told = answer(crossings={"direct": always, "CoDIT": never})["reason"]
+    assert "they teach less than direct text from a share of 0.00 [0.00, 0.00] on" in told
+    assert told.endswith("no less than CoDIT text up to a share of 0.8.")
