@@ -93,14 +93,31 @@ def gpu_table(record: dict[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
+def peer_table(record: dict[str, Any]) -> str:
+    """What ``peerbench.py`` measured: a row per arm and number of threads."""
+    rows = []
+    for arm in record["arms"]:
+        rate = f"{arm['rate']:.0f} [{arm['rate_min']:.0f}, {arm['rate_max']:.0f}]"
+        rows.append([arm["name"], str(arm["threads"]), rate, f"{arm['peak_gb']:.1f}", f"{arm['equal_texts']:.0%}"])
+    head = ["", "threads", "tokens per second, median [least, most]", "peak of memory, GB", "equal to the first"]
+    about = (
+        f"{record['model']} on {record['device']}, {record['started'][:10]}: greedy responses to {record['prompts']} "
+        f"prompts of finding 20, at most {record['tokens']} new tokens; the time includes reading the prompts. "
+        f"llama-cpp-python {record['llama-cpp-python']}, compiled for this processor. Runs: {record['repeats']}, in "
+        "turns."
+    )
+    return f"{about}\n\n{_table(head, rows)}"
+
+
 def make_tables(folder: Path) -> dict[str, str]:
     """The page's tables by their markers; raises TacitError where there is no record."""
     files = sorted(folder.glob("*.json"))
-    ratios = [records.read(path) for path in files if not path.name.startswith("gpu-")]
+    ratios = [records.read(path) for path in files if not path.name.startswith(("gpu-", "peer-"))]
     if not ratios:
         raise TacitError(f"no bench results in {folder}: run `make bench`")
     gpus = [gpu_table(records.read(path)) for path in files if path.name.startswith("gpu-")]
-    return {"bench": ratio_table(ratios), "gpu": "\n\n".join(gpus)}
+    peers = [peer_table(records.read(path)) for path in files if path.name.startswith("peer-")]
+    return {"bench": ratio_table(ratios), "gpu": "\n\n".join(gpus), "peer": "\n\n".join(peers)}
 
 
 def main(arguments: list[str] | None = None) -> int:

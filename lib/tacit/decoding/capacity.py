@@ -58,15 +58,15 @@ def fitting_batch(model: PreTrainedModel, *, prompt_tokens: int, max_new_tokens:
     return max(1, min(MOST, int((SPARE * free_bytes - CHUNK * activations) // row)))
 
 
-def decode_within_memory(decode: Decode, prompts: Sequence[Sequence[int]], *, batch_size: int) -> list[list[int]]:
+def decode_within_memory(decode: Decode, lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
     """The new tokens of each prompt, in order, by a ``decode`` whose batches are halved when they do not fit.
 
-    ``decode`` gets the rows that are left, shortest prompt first, and the batch size, and writes the tokens of some of
-    them into a dictionary. What it wrote before memory ran out stays. Raises TacitError when one row does not fit
-    alone.
+    ``lengths`` are the prompts', in tokens. ``decode`` gets the rows that are left, shortest prompt first, and the
+    batch size, and writes the tokens of some of them into a dictionary. What it wrote before memory ran out stays.
+    Raises TacitError when one row does not fit alone.
     """
     tokens: dict[int, list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     while left := [row for row in order if row not in tokens]:
         batch_size = min(batch_size, len(left))
         try:
@@ -77,4 +77,4 @@ def decode_within_memory(decode: Decode, prompts: Sequence[Sequence[int]], *, ba
                 raise TacitError(message) from None
             batch_size //= 2
         torch.cuda.empty_cache()  # does nothing without a GPU
-    return [tokens[row] for row in range(len(prompts))]
+    return [tokens[row] for row in range(len(lengths))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from tacit.decoding.probes import check_decoding
 from tacit.decoding.sampling import sample_tokens
 from tacit.decoding.slots import SEGMENT, decode_rows, obstacle
 from tacit.models.chat import encode_prompt
-from tacit.models.experts import members
+from tacit.models.experts import Combiner, members
 from tacit.models.internals import takes_cache
 from tacit.models.limits import check_rows, check_scores
 from tacit.support.errors import TacitError
@@ -59,6 +60,19 @@ class KeyedSampling(LogitsProcessor):
         noise = torch.tensor([fraction("sample", self.seed, row, step) for row in self.row_ids], dtype=torch.float64)
         chosen = sample_tokens(scores, noise, temperature=self.temperature, top_p=self.top_p)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+class TwoPrompts(LogitsProcessor):
+    """Every other row is the second prompt of the row before it; both get the scores that ``combine`` makes of theirs.
+
+    So both rows go on with the same token, and end together. The rows' own scores come from one model.
+    """
+
+    def __init__(self, combine: Combiner):
+        self.combine = combine
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [2 B, time], [2 B, V] -> [2 B, V]
+        return self.combine(scores[0::2], scores[1::2]).repeat_interleave(2, dim=0)
 
 
 class FiniteScores(LogitsProcessor):
@@ -112,6 +126,7 @@ def _generate_batch(
     max_new_tokens: int,
     sampling: dict[str, Any],
     make_processors: MakeProcessors | None,
+    combine: Combiner | None,
 ) -> list[list[int]]:
     """The new tokens of one batch by ``generate``, with whatever follows a row's end in its last segment.
 
@@ -123,7 +138,8 @@ def _generate_batch(
     cache = make_cache(model) if takes_cache(model) else None
     while alive:
         names = [row_ids[i] for i in alive]
-        processors = LogitsProcessorList(make_processors(mask[:, :width]) if make_processors else [])
+        processors = LogitsProcessorList([TwoPrompts(combine)] if combine else [])
+        processors += make_processors(mask[:, :width]) if make_processors else []
         processors.append(FiniteScores(model, names))
         if sampling["temperature"] > 0:
             processors.append(KeyedSampling(row_ids=names, prompt_width=width, **sampling))
@@ -160,6 +176,46 @@ def finish(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], *, ends: S
     return Response(text, "eos", stop + 1, tuple(tokens[: stop + 1]))
 
 
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    columns: Sequence[Sequence[list[int]]],
+    row_ids: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int | None,
+    sampling: dict[str, Any],
+    make_processors: MakeProcessors | None,
+    combine: Combiner | None,
+) -> list[list[int]]:
+    """The new tokens of each response, whose prompts ``columns`` hold: one column, or with ``combine`` two."""
+    each, rows = len(columns), [prompt for together in zip(*columns, strict=True) for prompt in together]
+    names = [name for name in row_ids for _ in columns]
+    on_gpu = model.device.type == "cuda"
+    if on_gpu and rows:
+        longest, free = max(map(len, rows)), free_memory(model.device)
+        room = fitting_batch(model, prompt_tokens=longest, max_new_tokens=max_new_tokens, free_bytes=free)
+        room = max(1, room // each)
+        batch_size = min(room, batch_size or room)
+    batch_size = batch_size or 128
+    if on_gpu and make_processors is None and obstacle(model) is None:
+        limits, ends = [max_new_tokens] * len(rows), end_tokens(model, tokenizer)
+        options = {"limits": limits, "ends": ends, "batch_size": batch_size, **sampling}
+        return decode_rows(model, rows, row_ids=names, pairs=combine, **options)
+
+    def decode(left: list[int], batch_size: int, tokens: dict[int, list[int]]) -> None:
+        batch = left[:batch_size]
+        chosen = [each * i + k for i in batch for k in range(each)]
+        texts, of_rows = [rows[i] for i in chosen], [names[i] for i in chosen]
+        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "make_processors": make_processors}
+        with plain_generation(model, tokenizer):
+            made = _generate_batch(model, tokenizer, texts, of_rows, combine=combine, **options)
+        tokens.update(zip(batch, made[::each], strict=True))
+
+    lengths = [max(map(len, together)) for together in zip(*columns, strict=True)]
+    return decode_within_memory(decode, lengths, batch_size=batch_size)
+
+
 def generate_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -172,6 +228,8 @@ def generate_responses(
     seed: int = 0,
     batch_size: int | None = None,
     make_processors: MakeProcessors | None = None,
+    against: Sequence[str] | None = None,
+    combine: Combiner | None = None,
 ) -> list[Response]:
     """Respond to each instruction in the tokenizer's chat format; one Response each, in order.
 
@@ -179,6 +237,10 @@ def generate_responses(
     does not depend on batch, order or resumption (up to rounding of the logits); ``ids`` default to positions.
     ``make_processors`` (see ``tacit.decoding.rules``) gets each batch's prompt mask. Works on any model that
     ``generate`` knows, ``tacit.models.experts.Experts`` included.
+
+    ``against`` holds a second instruction for each. The model then reads both, each in a row of its own, and the next
+    token's scores are ``combine`` of the two rows' logits, such as ``contrast`` (Instructive Decoding, Kim et al. 2023;
+    classifier-free guidance). Rules come after that. Twice as many rows are decoded; ``batch_size`` counts the pairs.
 
     A ``batch_size`` of None is 128. On a GPU it is what ``fitting_batch`` finds room for, which also limits a larger
     one. Batches hold prompts of similar length, and one that does not fit into memory is halved. A GPU decodes in
@@ -190,30 +252,15 @@ def generate_responses(
     check_range("top_p", top_p, NUCLEUS)
     if max_new_tokens < 1:
         raise TacitError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    if (against is None) != (combine is None) or len(against or instructions) != len(instructions):
+        raise ValueError("give combine together with as many second instructions as instructions")
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
-    prompts = [encode_prompt(tokenizer, text) for text in instructions]
-    for part in members(model):
+    columns = [[encode_prompt(tokenizer, text) for text in texts] for texts in (instructions, against or [])]
+    columns = columns if against else columns[:1]
+    for part, prompts in itertools.product(members(model), columns):
         check_rows(tokenizer, prompts, names=row_ids, config=part.config, new_tokens=max_new_tokens)
     check_decoding(model)
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    ends = end_tokens(model, tokenizer)
-    on_gpu = model.device.type == "cuda"
-    if on_gpu and prompts:
-        longest, free = max(map(len, prompts)), free_memory(model.device)
-        room = fitting_batch(model, prompt_tokens=longest, max_new_tokens=max_new_tokens, free_bytes=free)
-        batch_size = min(room, batch_size or room)
-    batch_size = batch_size or 128
-
-    def decode(left: list[int], batch_size: int, tokens: dict[int, list[int]]) -> None:
-        batch = left[:batch_size]
-        texts, names = [prompts[i] for i in batch], [row_ids[i] for i in batch]
-        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "make_processors": make_processors}
-        with plain_generation(model, tokenizer):
-            tokens.update(zip(batch, _generate_batch(model, tokenizer, texts, names, **options), strict=True))
-
-    if on_gpu and make_processors is None and obstacle(model) is None:
-        limits = [max_new_tokens] * len(prompts)
-        rows = decode_rows(model, prompts, row_ids=row_ids, limits=limits, ends=ends, batch_size=batch_size, **sampling)
-    else:
-        rows = decode_within_memory(decode, prompts, batch_size=batch_size)
-    return [finish(tokenizer, row, ends=ends) for row in rows]
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sampling": sampling}
+    rows = _decode(model, tokenizer, columns, row_ids, make_processors=make_processors, combine=combine, **options)
+    return [finish(tokenizer, row, ends=end_tokens(model, tokenizer)) for row in rows]

@@ -30,7 +30,7 @@ from tacit.decoding.caches import Place, SlotLayer
 from tacit.decoding.capacity import CHUNK, decode_within_memory, reach_for, round_up
 from tacit.decoding.graphs import capture_graph, fused_norms
 from tacit.decoding.sampling import sample_in_blocks, sample_tokens
-from tacit.models.experts import Experts, lean, members
+from tacit.models.experts import Combiner, Experts, lean, members
 from tacit.models.internals import attention_name
 from tacit.models.limits import not_finite
 from tacit.models.memory import layer_types
@@ -93,6 +93,8 @@ class Slots:
     """A model, or a composite, with room for ``slots`` rows of ``capacity`` tokens, that decodes any number of prompts.
 
     ``ends`` are the tokens that end a row. ``temperature`` and ``top_p`` are those of ``generate_responses``. With
+    ``pairs`` every other row is the second prompt of the row before it: both get the scores that it makes of theirs, so
+    they go on alike, end together and stay neighbours; numbers of rows and slots are even. With
     ``graphs`` (on a GPU by default) a step is captured once for each number of rows and reach, and replayed. Without,
     the same step runs eagerly, on any device. Raises TacitError for a model with an ``obstacle``.
     """
@@ -106,12 +108,14 @@ class Slots:
         ends: Sequence[int] = (),
         temperature: float = 0.0,
         top_p: float = 1.0,
+        pairs: Combiner | None = None,
         graphs: bool | None = None,
     ):
         if (why := obstacle(model)) is not None:
             raise TacitError(f"this model cannot be decoded in slots: {why}; generate_responses decodes it otherwise")
         self.model, self.parts = model, members(model)
         self.combine = lean(model.combine) if isinstance(model, Experts) else None
+        self.pairs = lean(pairs) if pairs else None
         self.device, self.ends = model.device, frozenset(ends)
         self.temperature, self.top_p = temperature, top_p
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] | None = None
@@ -173,6 +177,8 @@ class Slots:
         mask = mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
         logits = self._logits(self.token[:n, None], mask, at[:, None])
         scores = self.combine(*logits) if self.combine else logits[0].float()
+        if self.pairs:
+            scores = self.pairs(scores[0::2], scores[1::2]).repeat_interleave(2, dim=0)
         noise = self.noise.index_select(0, self.step)[0, :n]
         finite = scores.amax(dim=-1).isfinite()  # sampling in blocks overwrites the scores
         if self.temperature == 0:
@@ -224,6 +230,7 @@ class Slots:
             filled.update(new)
         elif not waiting and 4 * len(filled) <= n:
             n = -(-n // 4)
+            n += n % 2 if self.pairs else 0
             slots = sorted(filled)
             self.gather(slots)
             filled.update(enumerate([filled.pop(slot) for slot in slots]))
@@ -284,15 +291,20 @@ def decode_rows(
 ) -> list[list[int]]:
     """``Slots.decode`` with slots made for these prompts: each prompt's new tokens, in order.
 
-    ``options`` are those of ``Slots``: what ends a row, and how tokens are drawn. A batch that does not fit into memory
-    is halved, and rows that had ended by then are kept. Raises TacitError when one row does not fit alone.
+    ``options`` are those of ``Slots``: what ends a row, and how tokens are drawn. With ``pairs`` every other prompt is
+    the second one of the prompt before it, the result has one row for both, and ``batch_size`` counts the pairs. A
+    batch that does not fit into memory is halved, and rows that had ended by then are kept. Raises TacitError when one
+    row does not fit alone.
     """
+    each = 2 if options.get("pairs") else 1
 
     def decode(left: list[int], slots: int, tokens: dict[int, list[int]]) -> None:
-        capacity = max(len(prompts[i]) + limits[i] for i in left)
-        texts, names, most = ([values[i] for i in left] for values in (prompts, row_ids, limits))
-        filled = Slots(model, slots=slots, capacity=capacity, **options)
+        chosen = [each * i + k for i in left for k in range(each)]
+        capacity = max(len(prompts[i]) + limits[i] for i in chosen)
+        texts, names, most = ([values[i] for i in chosen] for values in (prompts, row_ids, limits))
+        filled = Slots(model, slots=slots * each, capacity=capacity, **options)
         for place, row in filled.decode(texts, limits=most, row_ids=names, seed=seed):
-            tokens[left[place]] = row
+            tokens[left[place // each]] = row  # of a pair, twice the same
 
-    return decode_within_memory(decode, prompts, batch_size=batch_size)
+    longest = [max(map(len, prompts[i : i + each])) for i in range(0, len(prompts), each)]
+    return decode_within_memory(decode, longest, batch_size=batch_size)
