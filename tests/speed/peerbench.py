@@ -29,7 +29,7 @@ from tacit.support.errors import TacitError
 from tacit.training.packaged import KNOWN, find_file
 
 MODEL = "smollm2-135m-instruct"
-PROMPTS, TOKENS = 32, 40
+PROMPTS, TOKENS = 16, 40
 Respond = Callable[[Sequence[str]], list[tuple[str, int]]]  # each response's text, and its tokens
 
 
