@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tacit.decoding.generation import Response, generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments.cache import cached_json, cached_model
+from tacit.models.experts import contrast
 from tacit.models.identity import tokenizer_key, weights_key
 from tacit.models.loading import load_model
 from tacit.support.keyed import fingerprint
@@ -87,11 +90,14 @@ def cached_responses(
     ids: Sequence[str],
     rules_key: dict | None = None,
     make_processors=None,
+    against: Sequence[str] | None = None,
+    contrasted: Mapping[str, float] | None = None,
     **settings,
 ) -> list[Response]:
     """``generate_responses``, kept in the cache. ``rules_key`` must say what ``make_processors`` does.
 
-    Raises ValueError unless both are given or neither; TacitError as ``generate_responses`` does.
+    ``contrasted`` holds the ``alpha`` and ``beta`` of ``contrast`` with the second instructions ``against``. Raises
+    ValueError where one of ``rules_key`` and ``make_processors`` is given; otherwise as ``generate_responses`` does.
     """
     if (rules_key is None) != (make_processors is None):
         raise ValueError("give rules_key and make_processors together")
@@ -103,9 +109,13 @@ def cached_responses(
         "rules": rules_key,
         "settings": settings,
     }
+    second: dict[str, Any] = {}
+    if against is not None:
+        key["against"] = [fingerprint(list(against)), dict(contrasted or {})]
+        second = {"against": against, "combine": partial(contrast, **(contrasted or {}))}
 
     def make() -> list[dict]:
-        options = {"ids": ids, "make_processors": make_processors, **settings}
+        options = {"ids": ids, "make_processors": make_processors, **second, **settings}
         return [asdict(r) for r in generate_responses(model, tokenizer, instructions, **options)]
 
     return [Response(**row | {"tokens": tuple(row["tokens"])}) for row in cached_json(key, make)]

@@ -1,4 +1,4 @@
-"""Finding 20: questions about real facts, under response constraints, checked by a program; no judge is needed.
+"""Questions about real facts, under response constraints, checked by a program; no judge is needed.
 
 The questions are in ``notebooks/data/questions.jsonl``; the constraints and their verifiers are the micro world's.
 """
@@ -9,15 +9,20 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from tacit.data.instructions import blank_instructions
 from tacit.decoding.generation import Response
+from tacit.experiments.evaluation import BROAD, Evaluation, micro_evaluation
 from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, draw_constraints, undo_constraints
+from tacit.microworld.tasks import FAMILIES
+from tacit.scoring import scores
 from tacit.support.errors import TacitError
 from tacit.support.files import read_rows
 from tacit.support.keyed import fraction
@@ -126,3 +131,69 @@ def score_responses(examples: Dataset, responses: Sequence[Response]) -> pd.Data
         rows.append(row | {"ended": response.finish_reason == "eos"})
     table = pd.DataFrame(rows).astype(float)
     return pd.concat([pd.DataFrame({"id": examples["id"], "family": examples["family"]}), table], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class RealEvaluation(Evaluation):
+    """Real questions under response constraints, judged by a program, in the shape that the micro world's tasks have.
+
+    ``lessons`` are the questions that may be trained on. ``strict``: a response is right and ended by itself. There are
+    no narrow tasks.
+    """
+
+    lessons: tuple[Question, ...]
+    constraints: tuple[str, ...]
+
+    def draw(self, name: str, *, n: int, seed: int, short: bool = False, blank: bool = False) -> Dataset:
+        """``n`` constrained training questions with right responses; with ``blank`` without the questions.
+
+        Raises TacitError for another set than ``BROAD``, and where the questions are too few.
+        """
+        if name != BROAD or short:
+            raise TacitError(f"real questions have the training set {BROAD} alone, and no short responses")
+        drawn = draw_prompts(self.lessons, n=n, seed=seed, constraints=self.constraints)
+        return blank_instructions(drawn) if blank else drawn
+
+    def near(self, name: str, *, n: int, seed: int) -> Dataset:
+        raise TacitError(f"real questions have no narrow task {name!r}")
+
+    def marker(self, name: str) -> Callable[[str], bool]:
+        raise TacitError(f"real questions have no narrow task {name!r}")
+
+    def score(self, examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
+        table = score_responses(examples, responses)
+        return table.assign(strict=table["right"] * table["ended"])
+
+    def wins(self, examples: Dataset, ours: Sequence[Response], theirs: Sequence[Response]) -> np.ndarray:
+        """Who passes more of the three checks: constraint, knowledge, ending."""
+        checks = ["constraints met", "knowledge", "ended"]
+        return scores.wins(*(self.score(examples, side)[checks].mean(axis=1).to_numpy() for side in (ours, theirs)))
+
+
+def real_evaluation(
+    path: str | Path, *, n_validation: int, n_test: int, constraints: Sequence[str], test_seed: int = 0
+) -> RealEvaluation:
+    """The evaluation on the questions of a file, each with one of the ``constraints``. Raises as ``draw_prompts`` does.
+
+    Without constraints the prompts are the questions themselves.
+    """
+    splits = split_questions(read_questions(path))
+    return RealEvaluation(
+        validation=draw_prompts(splits["validation"], n=n_validation, seed=0, constraints=constraints),
+        test=draw_prompts(splits["test"], n=n_test, seed=test_seed, constraints=constraints),
+        kinds=("strict", "constraints met", "knowledge", "ended"),
+        lessons=tuple(splits["train"]),
+        constraints=tuple(constraints),
+    )
+
+
+def verified_evaluation(*, world: str, questions: str, families: Sequence[str] = (), **options) -> Evaluation:
+    """``micro_evaluation`` where there is a ``world``, else ``real_evaluation`` of ``questions``: checked by programs.
+
+    ``options`` are what both know. Raises TacitError where neither is given.
+    """
+    if world:
+        return micro_evaluation(world, families=tuple(families) or tuple(FAMILIES), **options)
+    if not questions:
+        raise TacitError("give a world (world.json), or a file of questions (parameter questions)")
+    return real_evaluation(questions, **options)

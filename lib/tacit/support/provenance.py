@@ -17,7 +17,9 @@ from tacit.support import paths
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "papermill", "numpy", "scipy", "seaborn")
 # What a cached model, response or dataset can depend on. ``running`` and the command line are not among them.
-METHOD_ROOMS = tuple("support models data decoding microworld training scoring synthesis experiments findings".split())
+METHOD_ROOMS = tuple(
+    "support models data decoding microworld training scoring synthesis experiments findings related".split()
+)
 
 
 def _git(*arguments: str) -> bytes | None:

@@ -1,0 +1,1 @@
+"""What the notebook of one related system alone needs."""

@@ -1,0 +1,160 @@
+"""Finding 12, Instructive Decoding (Kim et al. 2023, arXiv 2311.00233): a prompt against a noisy one.
+
+The next token's scores are z(instruction) - epsilon z(noisy instruction), of one model under two prompts; decoding is
+``generate_responses`` with ``against``. Here are the noisy instructions and what is told of them. An instruction is a
+question, the paper's *input*, and behind it a clause that says how to answer, the paper's *definition*.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from tacit.findings.answers import percent, tell_failing, tell_sides
+from tacit.microworld.constraints import CONSTRAINTS
+from tacit.scoring.estimates import Estimate, from_draws
+from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
+
+OPPOSITE = "Do the opposite of what you are asked."
+KEPT = 0.6  # share of the clause's words that the paper's trunc-shuf keeps
+NOISES = {  # what each leaves of the instruction
+    "null": "the question; the clause is removed",
+    "shuffled": "the question, and 60% of the clause's words in random order",
+    "random words": "the question, and as many words of other prompts as the clause has",
+    "another clause": "the question, and the clause of another prompt",
+    "opposite alone": "the question, and in place of the clause the order to do the opposite",
+    "opposite added": "the whole instruction, and the order to do the opposite",
+    "no question": "the clause alone",
+    "nothing": "an empty prompt: what the model says to nobody",
+}
+OWN = "the instruction itself"
+
+
+class Parts(NamedTuple):
+    """An instruction's question and the clause behind it, which says how to answer."""
+
+    question: str
+    clause: str
+
+
+def divide_instructions(examples: Dataset) -> list[Parts]:
+    """The parts of each instruction, whose ``task`` names its response constraints.
+
+    Raises ValueError for an instruction that carries none, or does not end with their clauses.
+    """
+    parts = []
+    for instruction, text in zip(examples["instruction"], examples["task"], strict=True):
+        task = json.loads(text)
+        drawn = task["constraints"] if isinstance(task, dict) else task[-1]  # of a real question, of the micro world
+        clause = " ".join(CONSTRAINTS[name].clause.format(parameter=parameter) for name, parameter in drawn)
+        if not clause or not instruction.endswith(f" {clause}"):
+            raise ValueError(f"{instruction!r} does not end with the clause of a response constraint")
+        parts.append(Parts(instruction.removesuffix(f" {clause}"), clause))
+    return parts
+
+
+def make_noisy(parts: Sequence[Parts], noise: str, *, seed: int) -> list[str]:
+    """The noisy instruction of each prompt, by one of ``NOISES``, or ``OWN`` for the instruction itself.
+
+    Random choices are drawn by ``seed`` and the prompt's place. Raises ValueError for another noise, and where no other
+    prompt has another clause.
+    """
+    words = [word for one in parts for word in " ".join(one).split()]
+    return [_blur(one, noise, parts, words, random.Random(f"{noise}-{seed}-{i}")) for i, one in enumerate(parts)]
+
+
+def _blur(one: Parts, noise: str, parts: Sequence[Parts], words: Sequence[str], rng: random.Random) -> str:
+    question, clause = one
+    match noise:
+        case "null":
+            return question
+        case "shuffled":
+            kept = clause.split()
+            return " ".join([question, *rng.sample(kept, max(1, round(KEPT * len(kept))))])
+        case "random words":
+            return " ".join([question, *rng.choices(words, k=len(clause.split()))])
+        case "another clause":
+            others = [other.clause for other in parts if other.clause != clause]
+            if not others:
+                raise ValueError("all prompts carry the same clause: another clause needs prompts that differ")
+            return f"{question} {rng.choice(others)}"
+        case "opposite alone":
+            return f"{question} {OPPOSITE}"
+        case "opposite added":
+            return f"{question} {clause} {OPPOSITE}"
+        case "no question":
+            return clause
+        case "nothing":
+            return ""
+        case _ if noise == OWN:
+            return f"{question} {clause}"
+    raise ValueError(f"unknown noise {noise!r}: choose among {', '.join(NOISES)}, {OWN}")
+
+
+def correlate_noises(
+    plain: ArrayLike, blurred: Mapping[str, ArrayLike], decoded: Mapping[str, ArrayLike], *, n_resamples: int = 1_000
+) -> Estimate:
+    """Spearman's correlation, over the noises, of how much each harms and how much its contrast gains.
+
+    ``plain`` [seeds, prompts] are scores under the instruction, ``blurred`` those under each noisy instruction,
+    ``decoded`` those of the contrast with it. The interval is over prompts. A draw in which all noises harm alike has a
+    correlation of 0. Source: the paper's Figure (R = 0.90 and 0.88 over six and four noises).
+    """
+    whole = np.asarray(plain, dtype=float)
+    harm, gain = (np.stack([np.asarray(of[noise], dtype=float) for noise in decoded]) for of in (blurred, decoded))
+
+    def correlation(columns: np.ndarray) -> float:
+        level = whole[:, columns].mean()
+        lost, won = (level - harm[:, :, columns].mean((1, 2)), gain[:, :, columns].mean((1, 2)) - level)
+        if np.ptp(lost) == 0 or np.ptp(won) == 0:
+            return 0.0
+        return float(stats.spearmanr(lost, won).statistic)
+
+    n = whole.shape[1]
+    rng = np.random.default_rng(0)
+    draws = [correlation(rng.integers(n, size=n)) for _ in range(n_resamples)]
+    return from_draws(correlation(np.arange(n)), draws, n_seeds=len(whole), n_prompts=n)
+
+
+def describe_instructive_decoding(
+    rule: Sequence[Demand],
+    controls: Sequence[Demand],
+    *,
+    gains: Mapping[str, Demand],
+    ranked: Estimate,
+    clauses: Mapping[str, Demand],
+) -> dict[str, str]:
+    """Finding 12's answer from its rule (opposite alone minus greedy, minus null, minus nothing) and its controls.
+
+    ``gains`` holds strict scores minus greedy ones by noise, ``clauses`` the same of constraints met, ``ranked`` what
+    ``correlate_noises`` gives.
+    """
+    numbers = ", ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
+    asked = f"in strict scores, asked above {rule[0].threshold:g}: {numbers}"
+    claim = "decoding against the opposite instruction answers better than greedy decoding and than simpler noises do"
+    found = {
+        HOLDS: f"{claim[0].upper()}{claim[1:]} ({asked}).",
+        REFUTED: f"It is not so that {claim} ({asked}).",
+        UNDECIDED: f"Whether {claim} is open ({asked}).",
+        FAILS: f"Nothing is said of the contrast, because a positive control is not met: {tell_failing(controls)}.",
+    }[decide(rule, controls)]
+    words = {HOLDS: "better than greedy", UNDECIDED: "no difference shown", REFUTED: "worse"}
+    reason = (
+        f"Strict scores by noise, minus greedy: {tell_sides(_by_sign(gains), words)}. Constraints met:"
+        f" {tell_sides(_by_sign(clauses), words)}. The more a noise harms, the more its contrast gains: Spearman"
+        f" {percent(ranked)} over {len(gains)} noises."
+    )
+    caveat = "One weight of the noisy prompt decides; the clause is the only part of the instruction that is blurred."
+    return {"found": found, "reason": reason, "caveat": caveat}
+
+
+def _by_sign(demands: Mapping[str, Demand]) -> dict[str, Demand]:
+    """The same estimates, asked to lie above 0."""
+    return {name: Demand(one.arm, one.metric, one.estimate) for name, one in demands.items()}
