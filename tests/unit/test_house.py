@@ -25,11 +25,11 @@ def imported_rooms(source: str) -> list[tuple[int, str]]:
 
 
 def may_import(room: str, other: str) -> bool:
-    """May a file of ``room`` import from ``other``? ``running`` and ``findings`` do not import each other."""
+    """May a file of ``room`` import from ``other``? ``running`` and the rooms of findings do not import each other."""
     if room == other:
         return True
     if room == "running":
-        return other in ROOMS and other != "findings"
+        return other in ROOMS and other not in ("findings", "related")
     return other in ROOMS[: ROOMS.index(room)]
 
 

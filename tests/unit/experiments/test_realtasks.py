@@ -154,3 +154,36 @@ def test_a_line_separator_within_a_text_ends_no_row(tmp_path):
     row = ROW | {"response": "The capital of France\u2028is Paris."}
     (tmp_path / "q.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
     assert realtasks.read_questions(tmp_path / "q.jsonl")[0].response == row["response"]
+
+
+def test_real_questions_are_an_evaluation_like_the_micro_worlds():
+    bench = realtasks.verified_evaluation(
+        world="", questions=str(COMMITTED), constraints=("brackets", "quotes"), n_validation=10, n_test=20, test_seed=1
+    )
+    assert (len(bench.validation), len(bench.test)) == (10, 20) and bench.verified
+    split = realtasks.split_questions(realtasks.read_questions(COMMITTED))
+    assert {name.rpartition("-")[0] for name in bench.test["id"]} <= {q.id for q in split["test"]}
+    lessons = bench.draw("broad", n=30, seed=3)
+    assert {name.rpartition("-")[0] for name in lessons["id"]} <= {q.id for q in split["train"]}
+    assert set(bench.draw("broad", n=5, seed=3, blank=True)["instruction"]) == {""}
+    right = responses(bench.test["response"])
+    table = bench.score(bench.test, right)
+    assert (table[list(bench.kinds)] == 1).all(axis=None)
+    cut = bench.score(bench.test, responses(bench.test["response"], "length"))
+    assert (cut["right"] == 1).all() and (cut["strict"] == 0).all()
+    assert (bench.wins(bench.test, right, responses([""] * 20)) == 1).all()
+    assert (bench.wins(bench.test, right, right) == 0.5).all()
+    for refused in (lambda: bench.draw("add", n=1, seed=0), lambda: bench.near("add", n=1, seed=0)):
+        with pytest.raises(TacitError, match="real questions"):
+            refused()
+    with pytest.raises(TacitError, match="real questions"):
+        bench.marker("add")
+
+
+def test_an_evaluation_needs_a_world_or_questions():
+    with pytest.raises(TacitError, match="give a world"):
+        realtasks.verified_evaluation(world="", questions="", constraints=(), n_validation=1, n_test=1)
+    world = str(paths.OUTPUTS / "models/micro-base/world.json")
+    options = {"constraints": ("upper",), "n_validation": 2, "n_test": 3}
+    bench = realtasks.verified_evaluation(world=world, questions="", families=("home",), **options)
+    assert set(bench.test["family"]) == {"home"} and "constraints met" in bench.kinds
