@@ -1,4 +1,4 @@
-"""Configurations of the papers' models, written by hand (no hub was asked), and how many parameters they have."""
+"""Configurations of the profiles' models, written by hand (no hub was asked), and how many parameters they have."""
 
 from transformers import (
     BertConfig,
@@ -44,6 +44,26 @@ def gemma_3(**text):
     return Gemma3Config(text_config=shared | text, vision_config=SIGLIP, mm_tokens_per_image=256)
 
 
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+SMOLLM2_360M = LlamaConfig(
+    vocab_size=49_152,
+    hidden_size=960,
+    intermediate_size=2560,
+    num_hidden_layers=32,
+    num_attention_heads=15,
+    num_key_value_heads=5,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
 GEMMA_3_27B = gemma_3(
     hidden_size=5376,
     intermediate_size=21_504,
@@ -89,6 +109,28 @@ CONFIGS = {
         num_attention_heads=28,
         num_key_value_heads=4,
     ),
+    "Qwen/Qwen2.5-0.5B": Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
+    "Qwen/Qwen2.5-1.5B-Instruct": Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
+    "HuggingFaceTB/SmolLM2-135M": SMOLLM2_135M,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2_135M,
+    "HuggingFaceTB/SmolLM2-360M": SMOLLM2_360M,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": SMOLLM2_360M,
     "sentence-transformers/all-MiniLM-L6-v2": BertConfig(
         vocab_size=30_522, hidden_size=384, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=12
     ),
@@ -100,5 +142,9 @@ PARAMETERS = {
     "google/gemma-3-27b-it": 27_432_406_640,
     "google/gemma-3-4b-pt": 4_300_079_472,
     "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "HuggingFaceTB/SmolLM2-135M": 134_515_008,
+    "HuggingFaceTB/SmolLM2-360M": 361_821_120,
     "sentence-transformers/all-MiniLM-L6-v2": 22_713_216,
 }

@@ -1,4 +1,4 @@
-"""The paper's scale: its hyperparameters in the profiles, and every notebook on tiny files in the real layouts."""
+"""Models of the hub: what the profiles hold, the papers' and the small ones', and every notebook on tiny files."""
 
 import itertools
 import json
@@ -43,6 +43,7 @@ VECTOR_PROFILES, VECTOR = (
     ("qwen3-8b", "llama3.1-8b"),
     "09_chat_vector",
 )  # a vector of 27 billion needs more than one GPU
+SMALL = ("smollm2-135m", "smollm2-360m")  # every notebook of both papers, at a newcomer's size
 HUB_ID = r"[\w-]+/[\w.-]+"
 
 # ------------------------------------------- the profiles, against the reference table (shared/reference/hewitt2024.md)
@@ -152,12 +153,13 @@ def test_the_rules_are_table_8s(profile):
     assert read_params(profile, "02_response_ranking")["n_others"] == 5
 
 
-@pytest.mark.parametrize("profile", [*PROFILES, *CODIT_PROFILES])
+@pytest.mark.parametrize("profile", [*PROFILES, *CODIT_PROFILES, *SMALL])
 def test_every_profile_has_the_notebooks_that_apply(profile):
     """What does not apply, and why, is in params/README.md's table."""
-    expected = (
-        {*CODIT_NOTEBOOKS, *([VECTOR] * (profile in VECTOR_PROFILES))} if profile in CODIT_PROFILES else NOTEBOOKS
-    )
+    expected = [*NOTEBOOKS] if profile in (*PROFILES, *SMALL) else []
+    expected += [*CODIT_NOTEBOOKS] if profile in (*CODIT_PROFILES, *SMALL) else []
+    expected += [VECTOR] if profile in (*VECTOR_PROFILES, *SMALL) else []
+    expected += ["20_real_model"] if profile == "smollm2-135m" else []
     assert {path.stem for path in (ROOT / "params" / profile).glob("*.yaml")} == set(expected)
 
 
@@ -228,6 +230,92 @@ def test_the_vectors_profiles_are_finding_7s(profile):
     same = set(values) & set(first) - {"sources", "seeds"}
     assert {name: values[name] for name in same} == {name: first[name] for name in same}
     assert {name: values["sources"][name] for name in first["sources"]} == first["sources"]
+
+
+# ------------------------------------------------------------------------- the small profiles, which nobody has to ask
+
+DOLLY = ("dolly", "databricks/databricks-dolly-15k", None)
+GATED = ("meta-llama/", "google/gemma", "GAIR/lima", "lmsys/lmsys-chat-1m")
+JUDGE = "Qwen/Qwen2.5-1.5B-Instruct"
+RATES = {"smollm2-135m": 1e-4, "smollm2-360m": 5e-5}
+OURS = {"batch_size": 32, "seeds": [1, 2, 3], "max_length": 1024, "max_new_tokens": 256, "n_test": 200, "world": ""}
+OURS |= {"schedule": "cosine", "warmup": 0.1, "dtype": "float32"}
+
+
+def read_broad(values):
+    """The kind of the instructions' source, its place without the revision, and its number of rows."""
+    kind, where, rows = split_source(values["sources"]["broad"])
+    return kind, where.split("@")[0], rows
+
+
+def read_small(profile, notebook):
+    """A small profile's parameters, complete, whose common part is as it should be."""
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    values = complete_parameters(source, read_params(profile, notebook), where=profile)
+    assert {name: values[name] for name in OURS} == OURS
+    assert values["output"] == f"outputs/{profile}"
+    judged = notebook not in ("02_response_ranking", "04_narrow_style")
+    assert values["judge"].partition("@")[0] == JUDGE * judged
+    text = (ROOT / "params" / profile / f"{notebook}.yaml").read_text(encoding="utf-8")
+    assert not any(name in text for name in GATED)
+    assert "gated: accept" not in text
+    assert "not run by us" in text
+    return values
+
+
+@pytest.mark.parametrize("profile", SMALL)
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_small_profiles_have_the_first_papers_arms_and_rules(profile, notebook):
+    values, paper = read_small(profile, notebook), read_params("llama2-7b", notebook)
+    assert values["base"] == f"HuggingFaceTB/SmolLM2-{profile[-4:].upper()}"
+    assert (values["learning_rate"], values["n_train"]) == (RATES[profile], 1000)
+    assert values["epochs"] == {arm: [3] for arm in ARMS[notebook]}
+    assert read_broad(values) == DOLLY
+    assert values["sources"] | {"broad": ""} == paper["sources"] | {"broad": ""}
+    ours = {*OURS, "base", "revision", "sources", "judge", "n_train", "epochs", "learning_rate", "micro_batch"}
+    ours |= {"output"}
+    ours |= {"batch_tokens"} if notebook == "02_response_ranking" else set()
+    ours |= {"allow_unresolved"} if "allow_unresolved" in values else set()  # the vocabulary is another
+    assert {name: values[name] for name in {*values} - ours} == {name: paper[name] for name in {*paper} - ours}
+    assert values.get("allow_unresolved", True) is True
+
+
+@pytest.mark.parametrize("profile", SMALL)
+@pytest.mark.parametrize("notebook", [*CODIT_NOTEBOOKS, VECTOR])
+def test_small_profiles_have_codits_cell_and_a_student_of_another_family(profile, notebook):
+    values, paper = read_small(profile, notebook), read_params("qwen3-8b", notebook)
+    base = f"HuggingFaceTB/SmolLM2-{profile[-4:].upper()}"
+    assert [split_revision(values[role])[0] for role in ("expert", "amateur")] == [f"{base}-Instruct", base]
+    students = values["students"] if "students" in values else [values["student"]]
+    assert split_revision(students[0])[0] == "Qwen/Qwen2.5-0.5B"  # another architecture and vocabulary
+    assert students[1:] == ([] if notebook == VECTOR else [values["amateur"]])
+    assert values["learning_rate"] == 5e-5
+    assert read_broad(values) == DOLLY
+    assert values["sources"] | {"broad": ""} == paper["sources"] | {"broad": ""}
+    ours = {*OURS, "expert", "amateur", "students", "student", "sources", "judge", "learning_rate", "micro_batch"}
+    ours |= {"output", "n_instructions", "n_full", "more_arms"}
+    assert {name: values[name] for name in {*values} - ours} == {name: paper[name] for name in {*paper} - ours}
+    assert values["n_instructions"] == 1000
+    if "n_full" in values:  # in the paper's proportion
+        assert values["n_full"] / 1000 == paper["n_full"] / paper["n_instructions"]
+
+
+@pytest.mark.parametrize("notebook", [*NOTEBOOKS, *CODIT_NOTEBOOKS, VECTOR])
+def test_the_small_profiles_differ_in_the_model_and_its_rate_only(notebook):
+    own = {"base", "revision", "expert", "amateur", "students", "learning_rate", "output"}
+    common = [{key: value for key, value in read_params(p, notebook).items() if key not in own} for p in SMALL]
+    assert common[0] == common[1]
+
+
+@pytest.mark.parametrize("profile", SMALL)
+@pytest.mark.parametrize("notebook", [*NOTEBOOKS, *CODIT_NOTEBOOKS, VECTOR])
+def test_every_hub_id_of_the_small_profiles_is_pinned_and_its_line_names_the_licence(profile, notebook):
+    values = read_params(profile, notebook)
+    pinned = hub_ids({key: value for key, value in values.items() if key not in ("base", "revision")})
+    pinned += [(values["base"], values["revision"])] if "base" in values else []
+    models = 3 if notebook == VECTOR else 2 + len(values["students"]) if "students" in values else 1
+    assert len(pinned) == models + len(values["sources"]) + sum(bool(values.get(key)) for key in ("judge", "encoder"))
+    check_pins(pinned, profile, notebook)
 
 
 def hub_ids(value):
@@ -367,6 +455,15 @@ def source_rows():
             }
             for i, t in enumerate(TOPICS)
         ],
+        "dolly": [
+            {
+                "instruction": f"What of the {t}?",
+                "context": f"The {t} is old." if i % 2 else "",
+                "response": said.format(t),
+                "category": "closed_qa" if i % 2 else "open_qa",
+            }
+            for i, t in enumerate(TOPICS)
+        ],
         "lmsys": [
             {
                 "conversation_id": f"{i:02d}",
@@ -451,9 +548,9 @@ def laid_out(tmp_path_factory):
     return folder, files
 
 
-def overridden(notebook, folder, files):
-    """The llama2-7b parameters of a notebook with local places and tiny sizes."""
-    values = read_params("llama2-7b", notebook)
+def overridden(profile, notebook, folder, files):
+    """A profile's parameters of a notebook with local places and tiny sizes."""
+    values = read_params(profile, notebook)
     values |= {"base": str(folder / "base"), "seeds": [1], "n_train": 10, "n_test": 10, "batch_size": 4}
     values |= {"max_length": 256, "max_new_tokens": 8, "epochs": {arm: [1] for arm in values["epochs"]}}
     values |= {"learning_rate": 1.0e-2}  # for three steps to show in the responses
@@ -487,14 +584,15 @@ def test_the_tiny_checkpoint_is_of_llamas_kind(laid_out):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("profile", ["llama2-7b", "smollm2-135m"])
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 @pytest.mark.usefixtures("without_kernel")
-def test_notebooks_run_at_the_papers_scale(notebook, laid_out, shared_cache, tmp_path, monkeypatch):
+def test_notebooks_run_at_the_papers_scale(profile, notebook, laid_out, shared_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
     source = paths.NOTEBOOKS / f"{notebook}.ipynb"
-    values = complete_parameters(source, overridden(notebook, *laid_out), where="the test")
-    run_notebook(source, values, profile="llama2-7b", folder="llama2-7b-custom")
-    check_outputs(tmp_path / "outputs/llama2-7b-custom", notebook, values)
+    values = complete_parameters(source, overridden(profile, notebook, *laid_out), where="the test")
+    run_notebook(source, values, profile=profile, folder=f"{profile}-custom")
+    check_outputs(tmp_path / f"outputs/{profile}-custom", notebook, values)
 
 
 def check_outputs(folder, notebook, values):
@@ -603,14 +701,17 @@ def test_a_multimodal_student_is_tuned_and_answers(teachers):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("profile", ["gemma3-27b", "smollm2-135m"])
 @pytest.mark.parametrize("notebook", CODIT_NOTEBOOKS)
 @pytest.mark.usefixtures("without_kernel")
-def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, shared_cache, tmp_path, monkeypatch):
+def test_codits_notebooks_run_at_the_papers_scale(
+    profile, notebook, laid_out, teachers, shared_cache, tmp_path, monkeypatch
+):
     """Students with another tokenizer and architecture than the teacher's, and the teacher's own base."""
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
     (folder, files), source = laid_out, paths.NOTEBOOKS / f"{notebook}.ipynb"
-    values = read_params("gemma3-27b", notebook) | dict(zip(("expert", "amateur"), map(str, teachers), strict=True))
-    values |= {"students": [str(folder / "base"), str(teachers[1])], "judge": str(folder / "other")}
+    values = read_params(profile, notebook) | dict(zip(("expert", "amateur"), map(str, teachers), strict=True))
+    values |= {"seeds": [1], "students": [str(folder / "base"), str(teachers[1])], "judge": str(folder / "other")}
     for name, text in values["sources"].items():
         values["sources"][name] = f"{split_source(text)[0]}:{files[split_source(text)[0]]}"
     values |= {"n_instructions": 6, "n_test": 10, "batch_size": 4, "micro_batch": 2, "epochs": 1}
@@ -622,8 +723,8 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
         mine.insert(1, {"instruction": "What is it? " * 200, "response": "Too long a question."})
         (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
     values = complete_parameters(source, values, where="the test")
-    run_notebook(source, values, profile="gemma3-27b", folder="gemma3-27b-custom")
-    output = tmp_path / "outputs/gemma3-27b-custom"
+    run_notebook(source, values, profile=profile, folder=f"{profile}-custom")
+    output = tmp_path / f"outputs/{profile}-custom"
     check_outputs(output, notebook, values)
     record = read_metrics(output / f"{notebook}.json")
     assert "controls" not in record or not record["controls"]  # nobody knows right responses here
@@ -645,12 +746,13 @@ def test_codits_notebooks_run_at_the_papers_scale(notebook, laid_out, teachers, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("profile", ["llama3.1-8b", "smollm2-135m"])
 @pytest.mark.usefixtures("without_kernel")
-def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, shared_cache, tmp_path, monkeypatch):
+def test_the_chat_vector_runs_at_the_papers_scale(profile, laid_out, teachers, shared_cache, tmp_path, monkeypatch):
     """A pair of Llama's kind and a student of Gemma 3's, multimodal and with another tokenizer."""
     monkeypatch.setattr(paths, "OUTPUTS", tmp_path / "outputs")
     (folder, files), source = laid_out, paths.NOTEBOOKS / f"{VECTOR}.ipynb"
-    values = read_params("llama3.1-8b", VECTOR)
+    values = read_params(profile, VECTOR)
     values |= {"expert": str(folder / "post"), "amateur": str(folder / "base"), "student": str(teachers[1])}
     values |= {"judge": str(folder / "other"), "dtype": "float32", "seeds": [1, 2], "n_instructions": 6, "n_test": 10}
     values |= {"n_measured": 4, "epochs": 1, "batch_size": 4, "micro_batch": 2, "learning_rate": 1.0e-2}
@@ -666,8 +768,8 @@ def test_the_chat_vector_runs_at_the_papers_scale(laid_out, teachers, shared_cac
         model.save_pretrained(folder / "post")
     load_tokenizer(str(folder / "other")).save_pretrained(folder / "post")
     values = complete_parameters(source, values, where="the test")
-    run_notebook(source, values, profile="llama3.1-8b", folder="llama3.1-8b-custom")
-    output = tmp_path / "outputs/llama3.1-8b-custom"
+    run_notebook(source, values, profile=profile, folder=f"{profile}-custom")
+    output = tmp_path / f"outputs/{profile}-custom"
     check_outputs(output, VECTOR, values)
     record = read_metrics(output / f"{VECTOR}.json")
     rows = {(row["arm"], row["metric"]): row for row in record["results"]}

@@ -10,11 +10,14 @@
 | chess | patrickfrank1/chess-pgn-games | text, a line of a PGN file per row | both Elo lines -> moves |
 | alpaca | tatsu-lab/alpaca | instruction, input, output | instruction, blank line, input -> output |
 | alpaca_eval | tatsu-lab/alpaca_eval | instruction, output | as is |
+| dolly | databricks/databricks-dolly-15k | instruction, context, response | as alpaca, with the context as input |
 | lmsys | lmsys/lmsys-chat-1m (gated) | conversation, language | first user turn -> the answer to it, English only |
 | wildchat | allenai/WildChat-1M | conversation, language | first user turn -> the answer to it, English only |
 
-The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. The texts of
-the others are those that Hewitt et al. trained on, as their released ``make_*.py`` write them. Recipes list the
+The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. ``dolly`` is
+in neither paper: people wrote it, it is not gated, and in the small profiles it stands in for LIMA. Its rows of more
+than 2,000 characters before the response are skipped, so that 1,024 tokens hold the others. The texts of the rest are
+those that Hewitt et al. trained on, as their released ``make_*.py`` write them. Recipes list the
 *cleaned* ingredients and leave two blank lines before the steps. Chess keeps the header lines ``[WhiteElo "..."]`` and
 any comments among the moves. Both ends of a text are stripped, as their ``finetune.py`` strips every message, so that a
 recipe's list starts with its first dash and every later dash has a space before it.
@@ -44,6 +47,7 @@ from tacit.support.errors import TacitError, first_line
 from tacit.support.files import read_text
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[0-9a-f]{40}))?")
+DOLLY_MOST = 2000  # characters of instruction and context; some contexts are whole articles
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 Row = dict[str, Any]
 Pair = tuple[str, str]
@@ -124,6 +128,11 @@ def _alpaca(row: Row) -> Pair:
     return f"{_text(row, 'instruction').strip()}\n\n{_text(row, 'input').strip()}", _text(row, "output")
 
 
+def _dolly(row: Row) -> Pair | None:
+    asked = f"{_text(row, 'instruction').strip()}\n\n{_text(row, 'context').strip()}"
+    return (asked, _text(row, "response")) if len(asked) <= DOLLY_MOST else None
+
+
 def _conversation(row: Row) -> Pair | None:
     """The first user turn of a conversation in English and the assistant's answer to it."""
     turns = _value(row, "conversation")
@@ -142,7 +151,7 @@ class Source(NamedTuple):
 
     pair: Callable[[Row], Pair | None]
     config: str | None = None
-    file: str | None = None  # read alone, where the repository needs a script, which datasets no longer runs
+    file: str | None = None  # read alone: the one file, or where a script is needed, which datasets no longer runs
     gather: Callable[[Iterable[Row]], Iterable[Row]] = iter
 
 
@@ -155,6 +164,7 @@ SOURCES = {
     "chess": Source(_game, gather=_games),
     "alpaca": Source(_alpaca),
     "alpaca_eval": Source(_columns("instruction", "output"), file="alpaca_eval.json"),
+    "dolly": Source(_dolly, file="databricks-dolly-15k.jsonl"),
     "lmsys": Source(_conversation),
     "wildchat": Source(_conversation),
 }

@@ -104,6 +104,9 @@ def check_disk(download: int, tuned: int, *, unknown: int = 0) -> Iterator[Check
         yield Check("fault" if n > free else "ok", "disk", text)
 
 
+NOT_KNOWN = "not known: no configuration of its models could be read"
+
+
 def describe(phases: Sequence[Phase]) -> str:
     """What each phase takes, in words; the papers' profiles say it in their comments."""
     return "; ".join(f"{p.what} {in_gb(p.fixed)}" + (f" and {in_gb(p.row)} a row" if p.row else "") for p in phases)
@@ -115,7 +118,7 @@ def check_memory(notebook: str, needs: Needs, values: Values, sizes: Mapping[str
     if not find_models(needs, values):
         return Check("ok", what, "it loads no models")
     if not phases:
-        return Check("warning", what, "not known: no configuration of its models could be read")
+        return Check("warning", what, NOT_KNOWN)
     n = max(phase.fixed + phase.row for phase in phases)
     text = describe(phases)
     if not torch.cuda.is_available():
@@ -189,8 +192,11 @@ def check_profile(names: Sequence[str], *, profile: str, overrides: dict[str, st
     of_tuned = sum(sizes[model].parameters * BYTES[dtype] for model, *_, dtype in tuned if model in sizes)
     unknown = sum(not stock.reachable for stock in stocks.values())
     yield from check_disk(sum(stock.download for stock in stocks.values()), of_tuned, unknown=unknown)
-    for notebook, (needs, values) in planned.items():
-        yield check_memory(notebook, needs, values, sizes)
+    memory = {notebook: check_memory(notebook, *of, sizes) for notebook, of in planned.items()}
+    dark = [notebook for notebook, found in memory.items() if found.text == NOT_KNOWN]  # out of the hub's reach: all
+    yield from (found for notebook, found in memory.items() if notebook not in dark)
+    if dark:
+        yield Check("warning", f"GPU memory, {', '.join(dark)}", NOT_KNOWN)
 
 
 def _of_kind(kind: str, planned: Mapping[str, Planned]) -> list[Any]:

@@ -12,6 +12,8 @@ from tacit.support import paths
 from tacit.support.errors import TacitError
 from tacit.support.files import read_yaml
 
+WHOLE = ("micro", "full")  # profiles of which every notebook is run: an output that they lack is a fault
+
 
 def find_notebooks(names: Sequence[str]) -> list[Path]:
     """The notebooks called ``names`` (with or without ``.ipynb``, or their number), each once, or all, in order.
@@ -34,15 +36,23 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(chosen))
 
 
+def was_run(stem: str, *, profile: str) -> bool:
+    """Has the profile outputs of this notebook: metrics or an executed copy?"""
+    return any((paths.OUTPUTS / profile / f"{stem}.{suffix}").exists() for suffix in ("json", "ipynb"))
+
+
 def list_shown(profile: str) -> list[str]:
     """The notebooks that a profile's table shows: those that it has parameters for; for ``full`` also those of micro.
 
-    All of them, where a profile that has outputs has no parameters. Raises TacitError for a profile that has neither.
+    A profile that need not be run as a ``WHOLE`` shows those that were, if any. All of them, where a profile that has
+    outputs has no parameters. Raises TacitError for a profile that has neither.
     """
     if not any((folder / profile).is_dir() for folder in (paths.PARAMS, paths.OUTPUTS)):
         raise TacitError(f"unknown profile {profile!r}: outputs/{profile} is not there")
     folders = [profile, "micro"] if profile == "full" else [profile]
     known = {path.stem for folder in folders for path in (paths.PARAMS / folder).glob("*.yaml")}
+    if profile not in WHOLE:
+        known = {stem for stem in known if was_run(stem, profile=profile)} or known
     stems = [path.stem for path in find_notebooks([])]
     return [stem for stem in stems if stem in known] or stems
 

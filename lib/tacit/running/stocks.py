@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import datasets
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from tacit.data.sources import HUB_ID, SOURCES, SUFFIXES, split_source
 from tacit.models.gguf import gguf_options
@@ -87,7 +87,10 @@ def ask_hub(what: str, name: str, revision: str | None, *, repo_type: str, wante
         return _fault(what, f"gated, and this account has no access: {licence}")
     except RepositoryNotFoundError:
         return _fault(what, f"not on the hub: check the id at {page}; if private, `hf auth login`")
-    except Exception as error:  # offline, no such revision, a server's error: many kinds
+    except OfflineModeIsEnabled:
+        hint = "unset it to download, or bring a cache (HF_HOME)"
+        return _fault(what, f"not in the cache, and HF_HUB_OFFLINE is set: {hint}")
+    except Exception as error:  # no network, no such revision, a server's error: many kinds
         reason = f"{type(error).__name__}: {first_line(error):.80}"
         hint = "check revision and network (HF_HUB_OFFLINE)"
         return _fault(what, f"not in the cache, and the hub could not be asked for it ({reason}): {hint}")

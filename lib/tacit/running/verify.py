@@ -15,7 +15,7 @@ import nbformat
 from tacit.running.answers import TAG, write_answer
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import read_notebook, read_params
-from tacit.running.plan import find_notebooks, list_shown
+from tacit.running.plan import WHOLE, find_notebooks, list_shown, was_run
 from tacit.running.tables import findings_table
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
@@ -233,6 +233,7 @@ def find_changes(manifests: Mapping[Path, Mapping[str, Any]]) -> list[str]:
 def report(profile: str, *, say: Callable[[str], None] = print) -> int:
     """Check every notebook that the profile has parameters for, say one line per fault, and return how many there are.
 
+    A notebook without any output is a fault of ``plan.WHOLE``'s profiles; of others a note says that it was not run.
     Reads files and git's objects only: nothing is executed, so it does not tell whether a second run would give the
     same numbers (tests/notebooks compares two). Raises TacitError for a profile that there is none of, or that
     was never run.
@@ -244,6 +245,10 @@ def report(profile: str, *, say: Callable[[str], None] = print) -> int:
         raise TacitError(
             f"outputs/{profile} has no executed notebook: run `python -m tacit run --profile {profile}` first"
         )
+    lacking = [path for path in notebooks if profile not in WHOLE and not was_run(path.stem, profile=profile)]
+    if lacking:
+        say(f"note: not run here: {', '.join(path.stem for path in lacking)}")
+    notebooks = [path for path in notebooks if path not in lacking]
     faults = [fault for source in notebooks for fault in output_faults(source, profile=profile)]
     if provenance.commit() == "unknown":
         faults.append("git does not answer here (not installed, no checkout, or another user's): commits go unchecked")

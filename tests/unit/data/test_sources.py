@@ -169,6 +169,29 @@ def test_alpaca_appends_its_input_after_a_blank_line(tmp_path):
     assert pairs(load(tmp_path, "alpaca", rows)) == [("Add.\n\n1, 2", "3"), ("Greet.", "Hi"), ("Greet.", "Hi")]
 
 
+def test_dolly_appends_its_context_after_a_blank_line(tmp_path):
+    rows = [
+        {"instruction": "Who ran? ", "context": "He ran [1].\n", "response": " He.\n", "category": "closed_qa"},
+        {"instruction": "Greet.", "context": "", "response": "Hi", "category": "open_qa"},
+        {"instruction": "Greet.", "context": None, "response": "Hi", "category": "open_qa"},
+        {"instruction": " ", "context": "", "response": "Hi", "category": "open_qa"},
+        {"instruction": "Say nothing.", "context": "", "response": "", "category": "open_qa"},
+    ]
+    loaded = load(tmp_path, "dolly", rows)
+    assert pairs(loaded) == [("Who ran?\n\nHe ran [1].", "He."), ("Greet.", "Hi"), ("Greet.", "Hi")]
+    assert loaded["id"] == ["dolly-0", "dolly-1", "dolly-2"]
+
+
+def test_dolly_skips_contexts_that_are_whole_articles(tmp_path):
+    """Else a prompt alone could fill the 1,024 tokens of the small profiles, which ends their tuning."""
+    row = {"instruction": "Sum up.", "response": "Long.", "category": "summarization"}
+    rows = [row | {"context": "a" * n} for n in (2000 - len("Sum up.\n\n"), 2001 - len("Sum up.\n\n"))]
+    loaded = load(tmp_path, "dolly", [*rows, row | {"context": ""}])
+    assert loaded["id"] == ["dolly-0", "dolly-2"]
+    assert len(loaded["instruction"][0]) == 2000
+    assert load(tmp_path, "dolly", [row | {"context": "", "response": "word " * 2000}])["id"] == ["dolly-0"]
+
+
 def test_alpaca_eval(tmp_path):
     row = {"instruction": "What?", "output": "That.", "generator": "text_davinci_003", "dataset": "helpful_base"}
     assert pairs(load(tmp_path, "alpaca_eval", [row], suffix=".json")) == [("What?", "That.")]
@@ -357,12 +380,18 @@ def test_only_the_pinned_revision_is_taken_from_the_cache(offline):
     [
         ("lima", "GAIR/lima", "train.jsonl", {"conversations": ["Q", "A"]}),
         ("alpaca_eval", "tatsu-lab/alpaca_eval", "alpaca_eval.json", {"instruction": "Q", "output": "A"}),
+        (
+            "dolly",
+            "databricks/databricks-dolly-15k",
+            "databricks-dolly-15k.jsonl",
+            {"instruction": "Q", "context": "", "response": "A", "category": "open_qa"},
+        ),
     ],
 )
-def test_repositories_with_a_script_are_read_from_their_data_file(offline, name, repository, file, row):
+def test_repositories_of_one_data_file_are_read_from_it(offline, name, repository, file, row):
     folder = offline / f"hub/datasets--{repository.replace('/', '--')}/snapshots" / REVISION
     folder.mkdir(parents=True)
-    (folder / file.replace("train", "test")).write_text("not this one")
+    (folder / f"test_{file}").write_text("not this one")
     write(folder / file, [row])
     assert pairs(load_source(name, where=f"{repository}@{REVISION}")) == [("Q", "A")]
     with pytest.raises(TacitError, match=f"cannot load {repository}@{OTHER}"):

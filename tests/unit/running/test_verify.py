@@ -10,7 +10,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from tacit.__main__ import main
-from tacit.running import tables
+from tacit.running import plan, tables, verify
 from tacit.running.answers import write_answer
 from tacit.support import paths
 
@@ -320,6 +320,20 @@ def test_without_git_the_commits_go_unchecked_and_that_is_said(repository, capsy
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository.parent))
     (line,) = verified(capsys, 1)
     assert line.startswith("fault: git does not answer here")
+
+
+def test_a_notebook_that_was_not_run_is_a_note_and_no_row_of_the_table(repository, capsys, monkeypatch):
+    """Parameters are for others, too; only of some profiles all outputs are promised."""
+    for folder, suffix in (("notebooks", "ipynb"), ("params/toy", "yaml")):
+        content = (repository / folder / f"n1.{suffix}").read_text()
+        (repository / folder / f"n2.{suffix}").write_text(content)
+    assert verified(capsys, 0) == ["note: not run here: n2"]
+    assert plan.list_shown("toy") == ["n1"]
+    monkeypatch.setattr(verify, "WHOLE", ("toy",))
+    monkeypatch.setattr(plan, "WHOLE", ("toy",))
+    assert plan.list_shown("toy") == ["n1", "n2"]
+    assert main(["verify", "--profile", "toy"]) == 1
+    assert "fault: outputs/toy/n2.ipynb is missing" in capsys.readouterr().out
 
 
 def test_a_later_notebook_is_a_note(repository, capsys):
