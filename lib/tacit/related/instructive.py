@@ -130,11 +130,12 @@ def describe_instructive_decoding(
     gains: Mapping[str, Demand],
     ranked: Estimate,
     clauses: Mapping[str, Demand],
+    knowledge: Mapping[str, Demand],
 ) -> dict[str, str]:
     """Finding 12's answer from its rule (opposite alone minus greedy, minus null, minus nothing) and its controls.
 
-    ``gains`` holds strict scores minus greedy ones by noise, ``clauses`` the same of constraints met, ``ranked`` what
-    ``correlate_noises`` gives.
+    ``gains`` holds strict scores minus greedy ones by what is decoded against, ``clauses`` and ``knowledge`` the same
+    of constraints met and of knowledge; ``ranked`` is what ``correlate_noises`` gives.
     """
     numbers = ", ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
     asked = f"in strict scores, asked above {rule[0].threshold:g}: {numbers}"
@@ -147,9 +148,9 @@ def describe_instructive_decoding(
     }[decide(rule, controls)]
     words = {HOLDS: "better than greedy", UNDECIDED: "no difference shown", REFUTED: "worse"}
     reason = (
-        f"Strict scores by noise, minus greedy: {tell_sides(_by_sign(gains), words)}. Constraints met:"
-        f" {tell_sides(_by_sign(clauses), words)}. The more a noise harms, the more its contrast gains: Spearman"
-        f" {percent(ranked)} over {len(gains)} noises."
+        f"Minus greedy, strict: {tell_sides(_by_sign(gains), words)}. Constraints met:"
+        f" {tell_sides(_by_sign(clauses), words)}. Knowledge: {tell_sides(_by_sign(knowledge), words)}. Whether a noise"
+        f" that harms more gains more: Spearman {percent(ranked)} over {len(NOISES)} noises."
     )
     caveat = "One weight of the noisy prompt decides; the clause is the only part of the instruction that is blurred."
     return {"found": found, "reason": reason, "caveat": caveat}
