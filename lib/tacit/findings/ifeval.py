@@ -1,21 +1,28 @@
 """IFEval (Zhou et al. 2023, arXiv 2311.07911; extra ``ifeval``): constraints that a program verifies.
 
 The verifiers are those of lm-evaluation-harness. No notebook needs them: they are for models and methods of one's own.
-Decode the prompts with ``tacit.decoding.generation.generate_responses``, then ``score_responses`` and ``accuracies``.
+``python -m tacit.findings.ifeval --model M --prompts FILE --out FILE`` measures a model's greedy responses, in an
+environment that has the extra. For other ways of decoding: ``generate_responses``, ``score_responses``, ``accuracies``.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tacit.decoding.generation import generate_responses
+from tacit.models.loading import load_model, load_tokenizer, split_revision
 from tacit.scoring import scores
+from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import read_rows
+from tacit.support.files import read_rows, write_json
 
 METRICS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 PROMPT = {
@@ -115,3 +122,55 @@ def accuracies(
         value = float(met.mean(0).sum() / asked.sum())
         estimates[name] = scores.from_draws(value, drawn, n_seeds=len(met), n_prompts=len(asked))
     return estimates
+
+
+def measure_model(name: str, path: str | Path, *, max_new_tokens: int, dtype: str = "float32") -> dict[str, Any]:
+    """The record of a model's greedy responses to the prompts of a file: accuracies, how many ended, and what made it.
+
+    ``name`` is a folder or a hub id with @revision; prompts are put in the model's own chat format. Raises TacitError
+    as ``read_prompts``, ``score_responses``, ``load_model`` and ``generate_responses`` do.
+    """
+    _verifiers()  # before hours of decoding
+    prompts = read_prompts(path)
+    place, revision = split_revision(name)
+    model, tokenizer = load_model(place, revision=revision, dtype=dtype), load_tokenizer(place, revision=revision)
+    texts, ids = [row["prompt"] for row in prompts], [str(row["key"]) for row in prompts]
+    responses = generate_responses(model, tokenizer, texts, ids=ids, max_new_tokens=max_new_tokens)
+    found = accuracies([score_responses(prompts, [response.text for response in responses])])
+    ended = scores.estimate([[float(response.finish_reason == "eos") for response in responses]])
+    return {
+        "model": name,
+        "dtype": dtype,
+        "prompts": len(prompts),
+        "prompts_sha256": provenance.file_hash(Path(path)),
+        "max_new_tokens": max_new_tokens,
+        "results": [estimate.as_result(name, metric) for metric, estimate in (found | {"ended": ended}).items()],
+        "device": provenance.device_name(),
+        "commit": provenance.commit(),
+        "packages": provenance.packages() | {"lm_eval": version("lm_eval")},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure a model and write the record; 2 after an error that is printed."""
+    parser = argparse.ArgumentParser(prog="python -m tacit.findings.ifeval", description="IFEval of a model, greedily")
+    parser.add_argument("--model", required=True, help="a folder, or a hub id with @revision")
+    parser.add_argument("--prompts", required=True, help="IFEval's input data, a JSONL file")
+    parser.add_argument("--out", required=True, help="the record to write, a JSON file")
+    parser.add_argument("--max-new-tokens", type=int, default=1280, help="the harness's own limit (default)")
+    parser.add_argument("--dtype", default="float32", help="weights in memory")
+    options = parser.parse_args(arguments)
+    try:
+        prompts = paths.resolve(options.prompts)
+        record = measure_model(options.model, prompts, max_new_tokens=options.max_new_tokens, dtype=options.dtype)
+        write_json(Path(options.out), record)
+    except TacitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for row in record["results"]:
+        print(f"{row['metric']}: {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -29,7 +29,7 @@ from tacit.support.errors import TacitError
 from tacit.support.files import read_rows
 from tacit.support.keyed import fraction
 
-CLAUSE = 'Say "{first_word}" for {first} and "{second_word}" for {second}.'
+CLAUSE = 'For {first} say "{first_word}", for {second} say "{second_word}".'
 KINDS = ("natural", "neutral", "neutral, swapped", "flipped")
 CONTROLS = ("no mapping", "irrelevant mapping")
 ORDERS = (0, 1)  # which class the clause names first: the right one, or the other
@@ -75,12 +75,13 @@ def world_items(
 ) -> list[Item]:
     """``n`` items about facts of the ``attributes`` that the world holds, those taking turns; a wrong value is drawn.
 
-    Subjects of ``split`` (train or test, half each) are fixed by their names, as are the unrelated words.
+    Subjects of ``split`` (train or test, half each) are fixed by their names, as are the unrelated words. A training
+    item may come again with other words; a test item may not. Raises TacitError where there are fewer.
     """
     taken = {value for attribute in attributes for value in world.values(attribute)}
     pool = [word for word in split_words(words)[split] if word not in taken]
     rng = random.Random(f"verbalizers-{world.seed}-{split}-{seed}")
-    items: dict[tuple[str, str, str], Item] = {}
+    items: dict[tuple, Item] = {}
     for turn in range(50 * n):
         if len(items) == n:
             break
@@ -92,8 +93,9 @@ def world_items(
         question = family.phrasings[rng.randrange(family.n_tuning_phrasings)].format(subject=subject)
         other = rng.choice([name for name in ("colour", "kind") if name != attribute])
         unrelated = tuple(rng.sample([v for v in world.values(other) if v not in (right, wrong)], 2))
-        item = Item(f"{attribute}-{turn}", question, right, wrong, tuple(rng.sample(pool, 2)), unrelated)
-        items.setdefault((subject, attribute, wrong), item)
+        drawn = tuple(rng.sample(pool, 2))
+        key = (subject, attribute, wrong, drawn if split == "train" else ())
+        items.setdefault(key, Item(f"{attribute}-{turn}", question, right, wrong, drawn, unrelated))
     if len(items) < n:
         raise TacitError(f"the {split} half of {', '.join(attributes)} has only {len(items)} items, not {n}")
     return list(items.values())
