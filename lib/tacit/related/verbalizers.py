@@ -109,14 +109,18 @@ def split_words(words: Sequence[str]) -> dict[str, list[str]]:
     return halves
 
 
-def review_items(path: str | Path, *, n: int, seed: int, words: Sequence[str] = NOUNS) -> list[Item]:
+def review_items(
+    path: str | Path, *, n: int, seed: int, split: str = "test", words: Sequence[str] = NOUNS
+) -> list[Item]:
     """``n`` reviews of a JSONL file (``id``, ``text``, ``label``) as items; classes are positive and negative.
 
+    About a quarter of the reviews, fixed by their ids, are the ``validation`` split, the others the ``test`` split.
     Raises TacitError for a line that is none, and for too few.
     """
     rows = [row for _, row in read_rows(path, REVIEW, what="reviews from", wrong="no review")]
+    rows = [row for row in rows if (fraction("review", row["id"]) < 0.25) == (split == "validation")]
     if len(rows) < n:
-        raise TacitError(f"{path} holds only {len(rows)} reviews, not {n}")
+        raise TacitError(f"the {split} split of {path} holds only {len(rows)} reviews, not {n}")
     rng, pool, items = random.Random(f"reviews-{seed}"), split_words(words)["test"], []
     for row in rng.sample(rows, n):
         wrong = {"positive": "negative", "negative": "positive"}[row["label"]]

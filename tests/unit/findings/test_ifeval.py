@@ -109,6 +109,38 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         ifeval.score_responses(PROMPTS, ["Yes"])
 
 
+class ByHand:
+    """Stands in for the harness: an instruction is followed where the response's number of letters is even."""
+
+    @staticmethod
+    def process_results(row, texts):
+        even = len(texts[0]) % 2 == 0
+        verdicts = [even] * len(row["instruction_id_list"])
+        return {name: verdicts if name.startswith("inst") else even for name in ifeval.METRICS}
+
+
+def test_a_model_is_measured_by_one_command(tmp_path, tiny, tokenizer, monkeypatch, capsys):
+    known = {name: None for prompt in PROMPTS for name in prompt["instruction_id_list"]}
+    monkeypatch.setattr(ifeval, "_verifiers", lambda: (ByHand, known))
+    monkeypatch.setattr(ifeval, "version", lambda package: "0.4")
+    checkpoint, prompts, out = tmp_path / "model", write(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.json"
+    tiny.save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+    options = ["--model", str(checkpoint), "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "7"]
+    assert ifeval.main(options) == 0
+    record = json.loads(out.read_text())
+    texts = [r.text for r in generate_responses(tiny, tokenizer, [p["prompt"] for p in PROMPTS], max_new_tokens=7)]
+    even = [len(text) % 2 == 0 for text in texts]
+    values = {row["metric"]: row["value"] for row in record["results"]}
+    assert values["prompt_level_strict_acc"] == pytest.approx(np.mean(even))
+    assert values["inst_level_loose_acc"] == pytest.approx((even[0] + 2 * even[1] + even[2]) / 4)
+    assert (record["prompts"], record["max_new_tokens"], record["dtype"]) == (3, 7, "float32")
+    assert "prompt_level_strict_acc: " in capsys.readouterr().out
+    before = out.read_text()
+    assert ifeval.main([*options[:3], str(tmp_path / "none.jsonl"), *options[4:]]) == 2
+    assert "cannot read IFEval's prompts" in capsys.readouterr().err and out.read_text() == before
+
+
 # ------------------------------------------------------------ with the package: its verifiers
 
 
