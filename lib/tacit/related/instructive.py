@@ -146,16 +146,20 @@ def describe_instructive_decoding(
         UNDECIDED: f"Whether {claim} is open ({asked}).",
         FAILS: f"Nothing is said of the contrast, because a positive control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    words = {HOLDS: "better than greedy", UNDECIDED: "no difference shown", REFUTED: "worse"}
+    told = [_tell_gains(name, of) for name, of in (("strictly", gains), ("constraints met", clauses))]
     reason = (
-        f"Minus greedy, strict: {tell_sides(_by_sign(gains), words)}. Constraints met:"
-        f" {tell_sides(_by_sign(clauses), words)}. Knowledge: {tell_sides(_by_sign(knowledge), words)}. Whether a noise"
-        f" that harms more gains more: Spearman {percent(ranked)} over {len(NOISES)} noises."
+        f"Compared with greedy text, by what is decoded against: {told[0]}; {told[1]};"
+        f" {_tell_gains('knowledge', knowledge)}. Does a noise that harms more gain more? Spearman's correlation of the"
+        f" two is {percent(ranked)} over {len(NOISES)} noises."
     )
     caveat = "One weight of the noisy prompt decides; the clause is the only part of the instruction that is blurred."
     return {"found": found, "reason": reason, "caveat": caveat}
 
 
-def _by_sign(demands: Mapping[str, Demand]) -> dict[str, Demand]:
-    """The same estimates, asked to lie above 0."""
-    return {name: Demand(one.arm, one.metric, one.estimate) for name, one in demands.items()}
+def _tell_gains(score: str, demands: Mapping[str, Demand]) -> str:
+    """Which arms have more or less of a score than greedy text, and how many show no difference."""
+    by_sign = {name: Demand(one.arm, one.metric, one.estimate) for name, one in demands.items()}  # asked: above 0
+    sides = tell_sides(by_sign, {HOLDS: "more", REFUTED: "less"})
+    open_ones = sum(one.verdict == UNDECIDED for one in by_sign.values())
+    rest = f"no difference shown for {open_ones} of {len(by_sign)}" if open_ones else ""
+    return f"{score} {' and '.join(filter(None, (sides.replace('; ', ', '), rest)))}"

@@ -103,7 +103,7 @@ def test_the_answer_follows_the_verdict(value, control, begins):
         rule, controls, gains=gains, ranked=Estimate(0.5, 0.1, 0.8, 2, 100), clauses=gains, knowledge=gains
     )
     assert answer["found"].startswith(begins)
-    assert "better than greedy null (0.05 [0.04, 0.06])" in answer["reason"]
-    assert "worse nothing (-0.05" in answer["reason"] and "no difference shown shuffled" in answer["reason"]
-    assert "Spearman 0.50 [0.10, 0.80] over 8 noises" in answer["reason"]
+    expected = "more null (0.05 [0.04, 0.06]), less nothing (-0.05 [-0.06, -0.04]) and no difference shown for 1 of 3"
+    assert f"strictly {expected}; constraints met {expected}; knowledge {expected}." in answer["reason"]
+    assert "correlation of the two is 0.50 [0.10, 0.80] over 8 noises" in answer["reason"]
     assert "  " not in "".join(itertools.chain(*answer.values()))
