@@ -46,10 +46,13 @@ def ours(dtype: str, batch_size: int) -> Respond:
 
 
 def llama_cpp() -> Respond:
-    """llama.cpp on the packed file, one prompt after another, which is all that its Python package offers."""
+    """llama.cpp on the packed file, one prompt after another, which is all that ``create_completion`` offers."""
     from llama_cpp import Llama
 
-    model = Llama(str(find_file(KNOWN[MODEL])), n_ctx=1024, n_threads=torch.get_num_threads(), seed=0, verbose=False)
+    threads = torch.get_num_threads()
+    model = Llama(
+        str(find_file(KNOWN[MODEL])), n_ctx=1024, n_threads=threads, n_threads_batch=threads, seed=0, verbose=False
+    )
     tokenizer = load_tokenizer(str(paths.cache_root() / "models" / MODEL))
 
     def respond(prompts: Sequence[str]) -> list[tuple[str, int]]:
@@ -84,7 +87,7 @@ def run_arm(name: str, threads: int) -> dict[str, Any]:
     begun = time.perf_counter()
     said = respond(prompts)
     seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in KB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
     return {"rate": sum(n for _, n in said) / seconds, "peak": peak, "texts": [text.strip() for text, _ in said]}
 
 
@@ -99,7 +102,8 @@ def measure(threads: int, repeats: int) -> list[dict[str, Any]]:
             command = [sys.executable, __file__, "--arm", name, "--threads", str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise TacitError(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+                reason = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+                raise TacitError(f"{name} failed: {reason}")
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{name}, {threads} threads: {runs[name][-1]['rate']:.0f} tokens/s", flush=True)
     first = runs[next(iter(ARMS))][0]["texts"]

@@ -104,7 +104,7 @@ def peer_table(record: dict[str, Any]) -> str:
         f"{record['model']} on {record['device']}, {record['started'][:10]}: greedy responses to {record['prompts']} "
         f"prompts of finding 20, at most {record['tokens']} new tokens; the time includes reading the prompts. "
         f"llama-cpp-python {record['llama-cpp-python']}, compiled for this processor. Runs: {record['repeats']}, in "
-        "turns."
+        "turns. The peak of memory is the whole process's, torch included, which llama.cpp alone does not need."
     )
     return f"{about}\n\n{_table(head, rows)}"
 

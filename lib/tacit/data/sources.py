@@ -16,9 +16,9 @@
 
 The last two are CoDIT's (Ichinose et al. 2026): its instructions, and a dataset that it is compared with. ``dolly`` is
 in neither paper: people wrote it, it is not gated, and in the small profiles it stands in for LIMA. Its rows of more
-than 2,000 characters before the response are skipped, so that 1,024 tokens hold the others. The texts of the rest are
-those that Hewitt et al. trained on, as their released ``make_*.py`` write them. Recipes list the
-*cleaned* ingredients and leave two blank lines before the steps. Chess keeps the header lines ``[WhiteElo "..."]`` and
+than 2,000 characters before the response are skipped, so that 1,024 tokens leave room for a response. The texts of the
+rest are those that Hewitt et al. trained on, as their released ``make_*.py`` write them. Recipes list the *cleaned*
+ingredients and leave two blank lines before the steps. Chess keeps the header lines ``[WhiteElo "..."]`` and
 any comments among the moves. Both ends of a text are stripped, as their ``finetune.py`` strips every message, so that a
 recipe's list starts with its first dash and every later dash has a space before it.
 

@@ -65,7 +65,7 @@ class KeyedSampling(LogitsProcessor):
 class TwoPrompts(LogitsProcessor):
     """Every other row is the second prompt of the row before it; both get the scores that ``combine`` makes of theirs.
 
-    So both rows go on with the same token, and end together. The rows' own scores come from one model.
+    The rows' own scores come from one model.
     """
 
     def __init__(self, combine: Combiner):
@@ -73,6 +73,16 @@ class TwoPrompts(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [2 B, time], [2 B, V] -> [2 B, V]
         return self.combine(scores[0::2], scores[1::2]).repeat_interleave(2, dim=0)
+
+
+class SameScores(LogitsProcessor):
+    """Every other row gets the scores of the row before it, so that both go on with the same token and end together.
+
+    It stands behind rules, which may look at a row's own prompt: those of the first prompt count.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # [2 B, time], [2 B, V] -> [2 B, V]
+        return scores[0::2].repeat_interleave(2, dim=0)
 
 
 class FiniteScores(LogitsProcessor):
@@ -140,6 +150,7 @@ def _generate_batch(
         names = [row_ids[i] for i in alive]
         processors = LogitsProcessorList([TwoPrompts(combine)] if combine else [])
         processors += make_processors(mask[:, :width]) if make_processors else []
+        processors += [SameScores()] if combine and make_processors else []
         processors.append(FiniteScores(model, names))
         if sampling["temperature"] > 0:
             processors.append(KeyedSampling(row_ids=names, prompt_width=width, **sampling))
@@ -240,7 +251,8 @@ def generate_responses(
 
     ``against`` holds a second instruction for each. The model then reads both, each in a row of its own, and the next
     token's scores are ``combine`` of the two rows' logits, such as ``contrast`` (Instructive Decoding, Kim et al. 2023;
-    classifier-free guidance). Rules come after that. Twice as many rows are decoded; ``batch_size`` counts the pairs.
+    classifier-free guidance). Rules come after that, and see the first prompt. Twice as many rows are decoded;
+    ``batch_size`` counts the pairs. A composite may not mask tokens then: what it masks for one prompt alone is lost.
 
     A ``batch_size`` of None is 128. On a GPU it is what ``fitting_batch`` finds room for, which also limits a larger
     one. Batches hold prompts of similar length, and one that does not fit into memory is halved. A GPU decodes in
@@ -257,8 +269,9 @@ def generate_responses(
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
     columns = [[encode_prompt(tokenizer, text) for text in texts] for texts in (instructions, against or [])]
     columns = columns if against else columns[:1]
-    for part, prompts in itertools.product(members(model), columns):
-        check_rows(tokenizer, prompts, names=row_ids, config=part.config, new_tokens=max_new_tokens)
+    for part, (column, prompts) in itertools.product(members(model), enumerate(columns)):
+        names = [f"{name}, second instruction" for name in row_ids] if column else row_ids
+        check_rows(tokenizer, prompts, names=names, config=part.config, new_tokens=max_new_tokens)
     check_decoding(model)
     sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sampling": sampling}

@@ -294,9 +294,11 @@ def decode_rows(
     ``options`` are those of ``Slots``: what ends a row, and how tokens are drawn. With ``pairs`` every other prompt is
     the second one of the prompt before it, the result has one row for both, and ``batch_size`` counts the pairs. A
     batch that does not fit into memory is halved, and rows that had ended by then are kept. Raises TacitError when one
-    row does not fit alone.
+    row does not fit alone, ValueError for pairs that are none.
     """
     each = 2 if options.get("pairs") else 1
+    if len(prompts) % each or (each == 2 and list(limits[0::2]) != list(limits[1::2])):
+        raise ValueError("with pairs every prompt needs a second one behind it, with the same limit")
 
     def decode(left: list[int], slots: int, tokens: dict[int, list[int]]) -> None:
         chosen = [each * i + k for i in left for k in range(each)]

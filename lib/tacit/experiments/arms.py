@@ -97,10 +97,13 @@ def cached_responses(
     """``generate_responses``, kept in the cache. ``rules_key`` must say what ``make_processors`` does.
 
     ``contrasted`` holds the ``alpha`` and ``beta`` of ``contrast`` with the second instructions ``against``. Raises
-    ValueError where one of ``rules_key`` and ``make_processors`` is given; otherwise as ``generate_responses`` does.
+    ValueError where one of ``rules_key`` and ``make_processors`` is given, or one of ``against`` and ``contrasted``;
+    otherwise as ``generate_responses`` does.
     """
     if (rules_key is None) != (make_processors is None):
         raise ValueError("give rules_key and make_processors together")
+    if (against is None) != (contrasted is None):
+        raise ValueError("give against and contrasted together")
     key = {
         "what": "responses",
         "model": [model_key, str(model.dtype)],
@@ -110,9 +113,9 @@ def cached_responses(
         "settings": settings,
     }
     second: dict[str, Any] = {}
-    if against is not None:
-        key["against"] = [fingerprint(list(against)), dict(contrasted or {})]
-        second = {"against": against, "combine": partial(contrast, **(contrasted or {}))}
+    if against is not None and contrasted is not None:
+        key["against"] = [fingerprint(list(against)), dict(contrasted)]
+        second = {"against": against, "combine": partial(contrast, **contrasted)}
 
     def make() -> list[dict]:
         options = {"ids": ids, "make_processors": make_processors, **second, **settings}

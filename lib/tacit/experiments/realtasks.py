@@ -110,7 +110,8 @@ def draw_prompts(questions: Sequence[Question], *, n: int, seed: int, constraint
             rows.setdefault(instruction, row | {"task": json.dumps(task)})
     if len(rows) < n:
         raise TacitError(f"there are only {len(rows)} different instructions for {len(order)} questions, not {n}")
-    return Dataset.from_list(list(rows.values()))
+    names = ("id", "instruction", "family", "response", "task")
+    return Dataset.from_dict({name: [row[name] for row in rows.values()] for name in names})
 
 
 def score_responses(examples: Dataset, responses: Sequence[Response]) -> pd.DataFrame:
@@ -190,8 +191,10 @@ def real_evaluation(
 def verified_evaluation(*, world: str, questions: str, families: Sequence[str] = (), **options) -> Evaluation:
     """``micro_evaluation`` where there is a ``world``, else ``real_evaluation`` of ``questions``: checked by programs.
 
-    ``options`` are what both know. Raises TacitError where neither is given.
+    ``options`` are what both know. Raises TacitError where neither is given, or both.
     """
+    if world and questions:
+        raise TacitError(f"there are a world, {world}, and questions, {questions}: leave one of the two empty")
     if world:
         return micro_evaluation(world, families=tuple(families) or tuple(FAMILIES), **options)
     if not questions:

@@ -22,7 +22,7 @@ from tacit.models.loading import load_model, load_tokenizer, split_revision
 from tacit.scoring import scores
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
-from tacit.support.files import read_rows, write_json
+from tacit.support.files import check_room, read_rows, write_json
 
 METRICS = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 PROMPT = {
@@ -161,8 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", help="weights in memory")
     options = parser.parse_args(arguments)
     try:
+        check_room(Path(options.out).parent)
         prompts = paths.resolve(options.prompts)
         record = measure_model(options.model, prompts, max_new_tokens=options.max_new_tokens, dtype=options.dtype)
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(options.out), record)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -27,12 +27,12 @@ KEPT = 0.6  # share of the clause's words that the paper's trunc-shuf keeps
 NOISES = {  # what each leaves of the instruction
     "null": "the question; the clause is removed",
     "shuffled": "the question, and 60% of the clause's words in random order",
-    "random words": "the question, and as many words of other prompts as the clause has",
+    "random words": "the question, and as many words, drawn from all prompts, as the clause has",
     "another clause": "the question, and the clause of another prompt",
     "opposite alone": "the question, and in place of the clause the order to do the opposite",
     "opposite added": "the whole instruction, and the order to do the opposite",
     "no question": "the clause alone",
-    "nothing": "an empty prompt: what the model says to nobody",
+    "nothing": "the prompt format around an empty text",
 }
 OWN = "the instruction itself"
 
@@ -104,23 +104,24 @@ def correlate_noises(
     """Spearman's correlation, over the noises, of how much each harms and how much its contrast gains.
 
     ``plain`` [seeds, prompts] are scores under the instruction, ``blurred`` those under each noisy instruction,
-    ``decoded`` those of the contrast with it. The interval is over prompts. A draw in which all noises harm alike has a
-    correlation of 0. Source: the paper's Figure (R = 0.90 and 0.88 over six and four noises).
+    ``decoded`` those of the contrast with it. The interval is over seeds and prompts, which all noises share. It says
+    nothing of other noises, and chance in the means pulls it towards 0. A draw in which all noises harm alike has a
+    correlation of 0. Source: the plot in the repository of the paper (R = 0.90 and 0.88 over six and four noises).
     """
     whole = np.asarray(plain, dtype=float)
     harm, gain = (np.stack([np.asarray(of[noise], dtype=float) for noise in decoded]) for of in (blurred, decoded))
 
-    def correlation(columns: np.ndarray) -> float:
-        level = whole[:, columns].mean()
-        lost, won = (level - harm[:, :, columns].mean((1, 2)), gain[:, :, columns].mean((1, 2)) - level)
+    def correlation(rows: np.ndarray, columns: np.ndarray) -> float:
+        level = whole[np.ix_(rows, columns)].mean()
+        lost, won = (of[:, rows][:, :, columns].mean((1, 2)) for of in (harm, gain))
+        lost, won = level - lost, won - level
         if np.ptp(lost) == 0 or np.ptp(won) == 0:
             return 0.0
         return float(stats.spearmanr(lost, won).statistic)
 
-    n = whole.shape[1]
-    rng = np.random.default_rng(0)
-    draws = [correlation(rng.integers(n, size=n)) for _ in range(n_resamples)]
-    return from_draws(correlation(np.arange(n)), draws, n_seeds=len(whole), n_prompts=n)
+    rng, (n_seeds, n) = np.random.default_rng(0), whole.shape
+    draws = [correlation(rng.integers(n_seeds, size=n_seeds), rng.integers(n, size=n)) for _ in range(n_resamples)]
+    return from_draws(correlation(np.arange(n_seeds), np.arange(n)), draws, n_seeds=n_seeds, n_prompts=n)
 
 
 def describe_instructive_decoding(

@@ -5,10 +5,13 @@ from functools import partial
 import pytest
 import torch
 from conftest import llama_config, make_model
+from scipy import stats
 from tacit.decoding.generation import end_tokens, generate_responses, plain_generation
+from tacit.decoding.rules import make_rules
 from tacit.decoding.slots import decode_rows
 from tacit.models.chat import encode_prompt
 from tacit.models.experts import contrast
+from tacit.support.errors import TacitError
 from transformers import LogitsProcessor
 
 PROMPTS = ["Where does the dirde live?", "Hi", "What is 47 + 38?", "Spell the word moon.", "List three fruits, please."]
@@ -63,18 +66,23 @@ def test_sampled_text_depends_on_no_batch_and_follows_the_combined_law(tiny, tok
     sample = partial(generate_responses, tiny, tokenizer, against=SECONDS, combine=MINUS, temperature=1.0, seed=3)
     together, apart = (sample(PROMPTS, max_new_tokens=9, batch_size=n) for n in (5, 1))
     assert together == apart
-    n = 400
-    drawn = generate_responses(
-        tiny, tokenizer, [PROMPTS[0]] * n, against=[SECONDS[0]] * n, combine=MINUS, temperature=1.0, max_new_tokens=1
-    )
+    n = 1_000
+    options = {"temperature": 0.25, "max_new_tokens": 1}
+    drawn = generate_responses(tiny, tokenizer, [PROMPTS[0]] * n, against=[SECONDS[0]] * n, combine=MINUS, **options)
     with torch.inference_mode():
         ours, theirs = (
             tiny(torch.tensor([encode_prompt(tokenizer, text)])).logits[0, -1] for text in (PROMPTS[0], SECONDS[0])
         )
-    law = MINUS(ours, theirs).softmax(-1)
-    likeliest = law.argsort(descending=True)[:5]
-    counts = [sum(response.tokens[0] == token for response in drawn) / n for token in likeliest.tolist()]
-    torch.testing.assert_close(torch.tensor(counts), law[likeliest], atol=0.08, rtol=0.0)
+    likeliest = MINUS(ours, theirs).argsort(descending=True)[:8].tolist()
+    counts = [sum(response.tokens[0] == token for response in drawn) for token in likeliest]
+
+    def surprise(scores):
+        """The p-value of the counts of the likeliest tokens, and of all others, under a law."""
+        shares = (scores.double() / 0.25).softmax(-1)[likeliest].tolist()
+        expected = [n * share for share in (*shares, 1 - sum(shares))]
+        return stats.chisquare([*counts, n - sum(counts)], expected).pvalue
+
+    assert surprise(MINUS(ours, theirs)) > 0.001 > surprise(ours)
 
 
 def test_rules_come_after_the_two_prompts(tiny, tokenizer):
@@ -115,6 +123,44 @@ def test_slots_give_the_same_rows(tokenizer, slots, temperature):
             temperature=temperature, seed=2, max_new_tokens=limit,
         )  # fmt: skip
         assert tuple(got[i]) == alone[0].tokens
+
+
+def test_a_rule_that_looks_at_the_prompt_looks_at_the_first(tiny, tokenizer):
+    """Diversity over the prompt lowers other tokens in either row: both still go on with the first row's choice."""
+    rules = {"rules": ["diversity"], "diversity_weight": -20.0, "diversity_scope": "prompt"}
+    make = make_rules(tokenizer, **rules)
+    prompts, seconds = [*PROMPTS, " ".join(PROMPTS)] * 2, [*SECONDS, "Hi"] * 2
+    options = {"against": seconds, "combine": MINUS, "max_new_tokens": 20, "make_processors": make}
+    together = generate_responses(tiny, tokenizer, prompts, **options)
+    for prompt, second, response in zip(prompts, seconds, together, strict=True):
+
+        def ruled(ours, theirs, ids):
+            mask = torch.ones(1, len(encode_prompt(tokenizer, prompt)), dtype=torch.long)  # noqa: B023
+            scores = MINUS(ours, theirs)[None]
+            for rule in make(mask):
+                scores = rule(ids, scores)
+            return scores[0]
+
+        rows = [encode_prompt(tokenizer, text) for text in (prompt, second)]
+        tokens = []
+        while len(tokens) < response.n_tokens:
+            with torch.inference_mode():
+                ours, theirs = (tiny(torch.tensor([row + tokens])).logits[0, -1] for row in rows)
+            tokens.append(int(ruled(ours, theirs, torch.tensor([rows[0] + tokens])).argmax()))
+        assert tuple(tokens) == response.tokens
+
+
+def test_pairs_in_slots_need_neighbours_of_one_limit(tiny, tokenizer):
+    rows = [encode_prompt(tokenizer, text) for text in PROMPTS[:4]]
+    options = {"ends": [], "batch_size": 2, "pairs": MINUS, "graphs": False}
+    for some, limits in ((rows[:3], [4] * 3), (rows, [4, 5, 4, 5])):
+        with pytest.raises(ValueError, match="every prompt needs a second one"):
+            decode_rows(tiny, some, row_ids="abcd"[: len(some)], limits=limits, **options)
+
+
+def test_a_second_instruction_beyond_the_context_is_named(tiny, tokenizer):
+    with pytest.raises(TacitError, match="q7, second instruction"):
+        generate_responses(tiny, tokenizer, ["Hi"], ids=["q7"], against=["word " * 400], combine=MINUS)
 
 
 def test_a_second_instruction_needs_its_combiner(tiny, tokenizer):

@@ -183,6 +183,10 @@ def test_real_questions_are_an_evaluation_like_the_micro_worlds():
 def test_an_evaluation_needs_a_world_or_questions():
     with pytest.raises(TacitError, match="give a world"):
         realtasks.verified_evaluation(world="", questions="", constraints=(), n_validation=1, n_test=1)
+    with pytest.raises(TacitError, match="leave one of the two empty"):
+        realtasks.verified_evaluation(world="w", questions="q", constraints=(), n_validation=1, n_test=1)
+    none = realtasks.real_evaluation(COMMITTED, constraints=("upper",), n_validation=0, n_test=1).validation
+    assert len(none) == 0 and "id" in none.column_names
     world = str(paths.OUTPUTS / "models/micro-base/world.json")
     options = {"constraints": ("upper",), "n_validation": 2, "n_test": 3}
     bench = realtasks.verified_evaluation(world=world, questions="", families=("home",), **options)
