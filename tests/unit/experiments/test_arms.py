@@ -1,5 +1,7 @@
 """Arms: epochs selected by runs of their own, responses equal to those made by hand, each made once."""
 
+from functools import partial
+
 import pytest
 import torch
 from datasets import Dataset
@@ -7,6 +9,7 @@ from tacit.decoding.generation import generate_responses
 from tacit.decoding.rules import make_rules
 from tacit.experiments import arms
 from tacit.models import identity
+from tacit.models.experts import contrast
 from tacit.models.loading import load_model
 from tacit.training.finetuning import finetune
 
@@ -146,3 +149,19 @@ def test_rules_and_what_names_them_go_together(base, tokenizer):
     for half in ({"rules_key": RULES}, {"make_processors": make_rules(tokenizer, **RULES)}):
         with pytest.raises(ValueError, match="together"):
             arms.cached_responses(model, key, tokenizer, ["Hi"], ids=["a"], **half)
+
+
+def test_second_instructions_are_kept_with_their_contrast(base, tokenizer):
+    model, key = load_model(base), identity.weights_key(base)
+    asked = {"ids": PROMPTS["id"], "max_new_tokens": 10}
+    seconds = list(reversed(PROMPTS["instruction"]))
+    respond = partial(arms.cached_responses, model, key, tokenizer, PROMPTS["instruction"], against=seconds, **asked)
+    made = [respond(contrasted={"alpha": 0.0, "beta": beta}) for beta in (0.3, 0.9)]
+    for beta, responses in zip((0.3, 0.9), made, strict=True):
+        combine = partial(contrast, alpha=0.0, beta=beta)
+        options = {"against": seconds, "combine": combine, **asked}
+        assert responses == generate_responses(model, tokenizer, PROMPTS["instruction"], **options)
+    assert made[0] != made[1]
+    for half in ({"against": seconds}, {"contrasted": {"alpha": 0.0, "beta": 0.3}}):
+        with pytest.raises(ValueError, match="against and contrasted together"):
+            arms.cached_responses(model, key, tokenizer, PROMPTS["instruction"], **half, **asked)
