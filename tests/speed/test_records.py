@@ -104,7 +104,9 @@ def test_the_tables_are_written_between_the_markers(tmp_path, capsys):
     assert tables.main(["--folder", str(tmp_path)]) == 2
     records.write(tmp_path / "cpu.json", hand_made())
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\n<!-- gpu -->\n<!-- /gpu -->\nafter\n")
+    page.write_text(
+        "before\n<!-- bench -->\nold\n<!-- /bench -->\n<!-- gpu -->\n<!-- /gpu -->\n<!-- peer -->\n<!-- /peer -->\nafter\n"
+    )
     assert tables.main(["--folder", str(tmp_path), "--write", str(page)]) == 0
     text = page.read_text()
     assert "| a cpu | rules: three rules | batched: 61.5 [58.2, 70] | one at a time | 50, met |" in text
@@ -113,3 +115,15 @@ def test_the_tables_are_written_between_the_markers(tmp_path, capsys):
     assert tables.main(["--folder", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "| at most 60, missed |" in printed and "quick: no measurement" in printed
+
+
+def test_a_peers_record_is_a_table_of_its_own(tmp_path):
+    arm = {"name": "ours, float32, one at a time", "threads": 2, "equal_texts": 1.0}
+    arm |= records.spread("rate", [14.0, 15.0, 17.0]) | records.spread("peak_gb", [1.2, 1.1, 1.3])
+    about = {"model": "m", "prompts": 16, "tokens": 40, "repeats": 3, "llama-cpp-python": "0.3"}
+    records.write(tmp_path / "peer-cpu.json", records.heading(**about) | {"arms": [arm]})
+    records.write(tmp_path / "cpu.json", hand_made())
+    made = tables.make_tables(tmp_path)
+    assert "| ours, float32, one at a time | 2 | 15 [14, 17] | 1.2 | 100% |" in made["peer"]
+    assert "llama-cpp-python 0.3, compiled for this processor. Runs: 3, in turns." in made["peer"]
+    assert "one at a time" not in made["gpu"] and "m on" not in made["bench"]
