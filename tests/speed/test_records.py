@@ -104,9 +104,8 @@ def test_the_tables_are_written_between_the_markers(tmp_path, capsys):
     assert tables.main(["--folder", str(tmp_path)]) == 2
     records.write(tmp_path / "cpu.json", hand_made())
     page = tmp_path / "page.md"
-    page.write_text(
-        "before\n<!-- bench -->\nold\n<!-- /bench -->\n<!-- gpu -->\n<!-- /gpu -->\n<!-- peer -->\n<!-- /peer -->\nafter\n"
-    )
+    empty = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("gpu", "peer"))
+    page.write_text(f"before\n<!-- bench -->\nold\n<!-- /bench -->\n{empty}after\n")
     assert tables.main(["--folder", str(tmp_path), "--write", str(page)]) == 0
     text = page.read_text()
     assert "| a cpu | rules: three rules | batched: 61.5 [58.2, 70] | one at a time | 50, met |" in text
