@@ -159,7 +159,7 @@ def test_every_profile_has_the_notebooks_that_apply(profile):
     expected = [*NOTEBOOKS] if profile in (*PROFILES, *SMALL) else []
     expected += [*CODIT_NOTEBOOKS] if profile in (*CODIT_PROFILES, *SMALL) else []
     expected += [VECTOR] if profile in (*VECTOR_PROFILES, *SMALL) else []
-    expected += ["20_real_model"] if profile == "smollm2-135m" else []
+    expected += ["12_instructive_decoding", "20_real_model"] if profile == "smollm2-135m" else []
     assert {path.stem for path in (ROOT / "params" / profile).glob("*.yaml")} == set(expected)
 
 

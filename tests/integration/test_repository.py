@@ -204,7 +204,7 @@ def test_pages_show_the_tables_of_the_outputs(monkeypatch):
 
     made = tables.make_tables(paths.OUTPUTS / "bench")
     page = (ROOT / "docs/speed.md").read_text()
-    assert made.keys() == {"bench", "gpu"}
+    assert made.keys() == {"bench", "gpu", "peer"}
     for marker, text in made.items():
         assert re.search(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", page, re.DOTALL)[1].strip() == text.strip()
 

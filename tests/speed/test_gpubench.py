@@ -42,7 +42,7 @@ def test_a_dry_run_measures_every_arm_and_writes_a_valid_file(dry):
         "times A1 on the length mix",
         "tax of the contrast",
     ]
-    assert "length mix, prompts included" in tables.gpu_table(record) and "a dry run" in tables.gpu_table(record)
+    assert "mix of lengths, prompts included" in tables.gpu_table(record) and "a dry run" in tables.gpu_table(record)
 
 
 def test_the_gate_passes_and_fails(monkeypatch):
