@@ -264,11 +264,11 @@ def generate_responses(
     check_range("top_p", top_p, NUCLEUS)
     if max_new_tokens < 1:
         raise TacitError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if (against is None) != (combine is None) or len(against or instructions) != len(instructions):
+    texts = [instructions] if against is None else [instructions, against]
+    if (against is None) != (combine is None) or len(texts[-1]) != len(instructions):
         raise ValueError("give combine together with as many second instructions as instructions")
     row_ids = [str(i) for i in (range(len(instructions)) if ids is None else ids)]
-    columns = [[encode_prompt(tokenizer, text) for text in texts] for texts in (instructions, against or [])]
-    columns = columns if against else columns[:1]
+    columns = [[encode_prompt(tokenizer, text) for text in of_one] for of_one in texts]
     for part, (column, prompts) in itertools.product(members(model), enumerate(columns)):
         names = [f"{name}, second instruction" for name in row_ids] if column else row_ids
         check_rows(tokenizer, prompts, names=names, config=part.config, new_tokens=max_new_tokens)

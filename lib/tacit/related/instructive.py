@@ -147,20 +147,19 @@ def describe_instructive_decoding(
         UNDECIDED: f"Whether {claim} is open ({asked}).",
         FAILS: f"Nothing is said of the contrast, because a positive control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    told = [_tell_gains(name, of) for name, of in (("strictly", gains), ("constraints met", clauses))]
+    told = {"strictly": gains, "constraints met": clauses, "knowledge": knowledge}
+    compared = "; ".join(_tell_gains(score, demands) for score, demands in told.items())
     reason = (
-        f"Compared with greedy text, by what is decoded against: {told[0]}; {told[1]};"
-        f" {_tell_gains('knowledge', knowledge)}. Does a noise that harms more gain more? Spearman's correlation of the"
-        f" two is {percent(ranked)} over {len(NOISES)} noises."
+        f"Compared with greedy text, by what is decoded against: {compared}. Does a noise that harms more gain more?"
+        f" Spearman's correlation of the two is {percent(ranked)} over {len(NOISES)} noises."
     )
     caveat = "One weight of the noisy prompt decides; the clause is the only part of the instruction that is blurred."
     return {"found": found, "reason": reason, "caveat": caveat}
 
 
 def _tell_gains(score: str, demands: Mapping[str, Demand]) -> str:
-    """Which arms have more or less of a score than greedy text, and how many show no difference."""
-    by_sign = {name: Demand(one.arm, one.metric, one.estimate) for name, one in demands.items()}  # asked: above 0
-    sides = tell_sides(by_sign, {HOLDS: "more", REFUTED: "less"})
-    open_ones = sum(one.verdict == UNDECIDED for one in by_sign.values())
-    rest = f"no difference shown for {open_ones} of {len(by_sign)}" if open_ones else ""
+    """Which arms have more or less of a score than greedy text (asked: above 0), and how many show no difference."""
+    sides = tell_sides(demands, {HOLDS: "more", REFUTED: "less"})
+    open_ones = sum(one.verdict == UNDECIDED for one in demands.values())
+    rest = f"no difference shown for {open_ones} of {len(demands)}" if open_ones else ""
     return f"{score} {' and '.join(filter(None, (sides.replace('; ', ', '), rest)))}"

@@ -164,7 +164,12 @@ def test_a_second_instruction_beyond_the_context_is_named(tiny, tokenizer):
 
 
 def test_a_second_instruction_needs_its_combiner(tiny, tokenizer):
-    for wrong in ({"against": SECONDS}, {"combine": MINUS}, {"against": SECONDS[:2], "combine": MINUS}):
+    for wrong in (
+        {"against": SECONDS},
+        {"combine": MINUS},
+        {"against": SECONDS[:2], "combine": MINUS},
+        {"against": [], "combine": MINUS},
+    ):
         with pytest.raises(ValueError, match="give combine together"):
             generate_responses(tiny, tokenizer, PROMPTS, **wrong)
 
