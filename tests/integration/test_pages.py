@@ -104,6 +104,14 @@ def test_what_a_page_names_is_there(page):
             assert hasattr(importlib.import_module(".".join(parts[:-1])), parts[-1]), dotted
 
 
+@pytest.mark.parametrize("path", [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("outputs/*/*.ipynb")], ids=str)
+def test_what_a_notebook_links_to_is_there(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", "\n".join(texts)):
+        assert (path.parent / link).is_file(), link
+
+
 def test_the_page_of_parameters_explains_the_words_of_its_table():
     text = (ROOT / "params/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \d\d_\w+ \|(.+)\|$", text, re.MULTILINE)

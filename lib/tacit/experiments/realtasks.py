@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tacit.data.instructions import blank_instructions
 from tacit.decoding.generation import Response
@@ -23,6 +24,7 @@ from tacit.experiments.evaluation import BROAD, Evaluation, micro_evaluation
 from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, draw_constraints, undo_constraints
 from tacit.microworld.tasks import FAMILIES
 from tacit.scoring import scores
+from tacit.scoring.likelihoods import rank_response, response_likelihoods
 from tacit.support.errors import TacitError
 from tacit.support.files import read_rows
 from tacit.support.keyed import fraction
@@ -132,6 +134,41 @@ def score_responses(examples: Dataset, responses: Sequence[Response]) -> pd.Data
         rows.append(row | {"ended": response.finish_reason == "eos"})
     table = pd.DataFrame(rows).astype(float)
     return pd.concat([pd.DataFrame({"id": examples["id"], "family": examples["family"]}), table], axis=1)
+
+
+def put_rivals(response: str, answers: Sequence[str], rivals: Sequence[str]) -> list[str]:
+    """``response`` with each of the ``rivals`` in the place of its longest answer; raises ValueError if it has none."""
+    named = [answer for answer in answers if mentions(response, answer)]
+    if not named:
+        raise ValueError(f"{response!r} names none of {', '.join(answers)}")
+    pattern = rf"(?<!\w){re.escape(max(named, key=len))}(?!\w)"
+    return [re.sub(pattern, lambda _, rival=rival: rival, response, flags=re.IGNORECASE) for rival in rivals]
+
+
+def rank_above_rivals(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset
+) -> dict[str, np.ndarray]:
+    """The share of its rivals that each right response beats, [examples], by ``summed`` and ``mean`` log-probability.
+
+    ``examples`` are rows of ``draw_prompts`` without constraints. A rival's response has a wrong answer in the right
+    one's place and is otherwise the same, so that only the answer can tell. Chance is 0.5.
+    """
+    tasks = [json.loads(task) for task in examples["task"]]
+    groups = [
+        [right, *put_rivals(right, task["answers"], task["rivals"])]
+        for right, task in zip(examples["response"], tasks, strict=True)
+    ]
+    pairs = [
+        (instruction, text)
+        for instruction, group in zip(examples["instruction"], groups, strict=True)
+        for text in group
+    ]
+    table = response_likelihoods(model, tokenizer, pairs)
+    starts = [0, *itertools.accumulate(map(len, groups))]
+    return {
+        kind: np.array([rank_response(table[kind][a], table[kind][a + 1 : b]) for a, b in itertools.pairwise(starts)])
+        for kind in ("summed", "mean")
+    }
 
 
 @dataclass(frozen=True, eq=False)

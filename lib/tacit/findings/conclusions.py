@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tacit.findings.answers import name_score, percent, tell_failing, tell_less_ready
+from tacit.findings.answers import name_score, percent, tell_failing, tell_less_ready, tell_sides
 from tacit.scoring.estimates import Estimate
 from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
 
@@ -147,34 +147,49 @@ def describe_real_model(
     rule: Sequence[Demand],
     controls: Sequence[Demand],
     *,
-    given: Mapping[str, Estimate],
-    plain: Mapping[str, float],
-    ranks: float,
+    more: Sequence[Demand],
+    levels: Mapping[str, Estimate],
+    plain: Sequence[Estimate],
+    ranks: Estimate,
     planted: bool,
 ) -> dict[str, str]:
     """Finding 20's answer from its rule (CoDIT minus the mask alone, and minus cold text) and positive control.
 
-    ``given`` holds how often the given model is right on constrained prompts, by way of decoding; ``plain`` how often
-    it knows the answer to plain questions, by format and rule; ``ranks`` how many other responses a right one beats;
-    ``planted`` says whether the post-training was planted.
+    ``more`` are the demands beside the rule; ``levels`` holds how often an arm's responses are right, by arm; ``plain``
+    how often the given model knows the answer to plain questions, and how often it ends by itself; ``ranks`` how many
+    rivals a right response beats; ``planted`` says whether the post-training was planted.
     """
-    gaps = " and ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
+    gaps = " and ".join(f"{one.arm} {one.estimate}" for one in rule)
     pair = "a model with a planted post-training and the model before it" if planted else "the pair"
     numbers = f"in the share of responses that meet their constraint, {gaps}"
+    held = f"On real questions text from the contrast of {pair}"
     found = {
-        HOLDS: f"On real questions the contrast of {pair} follows better than its mask and than cold text: {numbers}.",
-        REFUTED: f"On real questions the contrast of {pair} does not follow better than both its mask and cold text:"
-        f" {numbers}.",
-        UNDECIDED: f"Whether on real questions the contrast of {pair} follows better than its mask and cold text is"
-        f" open: {numbers}.",
-        FAILS: "Nothing is said of the contrast, because the expert is not shown to follow better than the amateur:"
-        f" {tell_failing(controls)}.",
+        HOLDS: f"{held} meets more constraints than that of its mask and than cold text: {numbers}.",
+        REFUTED: f"{held} does not meet more constraints than both that of its mask and cold text: {numbers}.",
+        UNDECIDED: f"Whether on real questions text from the contrast of {pair} meets more constraints than that of its"
+        f" mask and than cold text is open: {numbers}.",
+        FAILS: "Nothing is said of the contrast, because the expert is not shown to meet more constraints than the"
+        f" amateur: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    decoded = ", ".join(f"{arm.removeprefix('given, ')} {percent(level)}" for arm, level in given.items())
-    known = ", ".join(f"{arm} {value:z.2f}" for arm, value in plain.items())
+    known, ended = map(percent, plain)
+    sure = {"above": "more often than not", "below": "less often than not", "not shown to differ from": "as by chance"}
     reason = (
-        f"The given model is right on constrained prompts, by decoding: {decoded}. It knows the answers to plain"
-        f" questions: {known}. It finds right responses likelier than {ranks:z.2f} of other right responses."
+        f"{_tell_beside(more)} Responses are right in: {', '.join(f'{a} {percent(e)}' for a, e in levels.items())}. The"
+        f" given model knows the answers to plain questions in {known}, and ends by itself in {ended}. It finds a right"
+        f" response likelier than one with a wrong answer in its place {sure[ranks.side(0.5)]}: {percent(ranks)}."
     )
-    caveat = "The amateur is itself an instruct model, and what was planted is narrow." if planted else ""
+    narrow = (
+        "This is an easy case: the plant teaches the kinds of constraint that are tested, and the amateur is itself"
+    )
+    caveat = f"{narrow} an instruct model." if planted else ""
     return {"found": found, "reason": reason, "caveat": f"{caveat} One model, and simple constraints.".lstrip()}
+
+
+def _tell_beside(more: Sequence[Demand]) -> str:
+    """The differences beside a rule, a sentence for each score: which lie above 0, which below, and which in doubt."""
+    words = {HOLDS: "above 0 for", REFUTED: "below 0 for", UNDECIDED: "not shown to be off 0 for"}
+    told = []
+    for metric in dict.fromkeys(one.metric for one in more):
+        of_metric = {one.arm: one for one in more if one.metric == metric}
+        told.append(f"The difference in {metric} is {tell_sides(of_metric, words)}.")
+    return " ".join(told)

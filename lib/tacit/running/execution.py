@@ -17,6 +17,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 from tacit.running.answers import fill_answer
+from tacit.running.links import deepen_links
 from tacit.running.metrics import read_metrics, write_metrics
 from tacit.running.staging import promote, stage
 from tacit.support import paths, provenance
@@ -75,13 +76,18 @@ def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
         raise TacitError(f"{source.name} stopped before its end: {which}")
 
 
-def _finish(executed: Path, source: Path, record: dict[str, Any]) -> None:
-    """Take machine paths and run times out of an executed notebook's metadata, and put its answer into its box."""
+def _finish(executed: Path, source: Path, record: dict[str, Any], *, folder: str) -> None:
+    """Take machine paths and run times out of an executed notebook, and put its answer into its box.
+
+    Its links are made right for ``outputs/<folder>/``.
+    """
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata["papermill"] = {"input_path": source.relative_to(paths.ROOT).as_posix()}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "markdown":
+            cell.source = deepen_links(cell.source, folder=folder)
     fill_answer(notebook, record)
     nbformat.write(notebook, executed)
 
@@ -120,7 +126,7 @@ def run_notebook(source: Path, parameters: dict[str, Any], *, profile: str, fold
             absent = [name for name in record["figures"] if not (staging / name).is_file()]
             if absent:
                 raise TacitError(f"{source.name} names the figure {absent[0]} but did not write it")
-            _finish(executed, source, record)
+            _finish(executed, source, record, folder=folder)
             # The kernel's own account counts: lib/ may have been edited before it began, and it has its own threads.
             record["manifest"] = manifest | record["manifest"] | {"wall_seconds": round(time.monotonic() - started, 1)}
             write_metrics(staging / f"{source.stem}.json", record)

@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 
+from tacit.running.links import raise_links
 from tacit.running.metrics import describe_main, find_result, paper_beside, read_demands, verdict_of
 from tacit.running.parameters import as_yaml
 from tacit.scoring.verdicts import HOLDS
@@ -134,6 +135,8 @@ def prepare_notebook(notebook: nbformat.NotebookNode, *, stem: str, record: dict
         tags = list(cell.metadata.get("tags", []))
         tags += ["hide-input"] if "parameters" in tags else []  # the defaults; the next cell has what the run took
         cell.metadata = nbformat.from_dict({"tags": tags})
+        if cell.cell_type == "markdown":
+            cell.source = raise_links(cell.source)
         if cell.cell_type == "code":
             cell.outputs = safe_outputs(cell.outputs)
             alt = describe_figure(cells, index, title=record["finding"])

@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 
 from tacit.running.answers import TAG, write_answer
+from tacit.running.links import raise_links
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import read_notebook, read_params
 from tacit.running.plan import WHOLE, find_notebooks, list_shown, was_run
@@ -94,13 +95,14 @@ def _story(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
     """Kinds and sources of the cells that say what is done.
 
     Not those of parameters, whose values the manifest has. The run writes the source of the answer's Markdown cell
-    (``answer_faults``), which counts as empty.
+    (``answer_faults``), which counts as empty, and makes links right for the copy's folder.
     """
     story = []
     for cell in notebook.cells:
         tags = {*cell.metadata.get("tags", [])}
         if not tags & {"parameters", "injected-parameters"}:
-            story.append((cell.cell_type, "" if cell.cell_type == "markdown" and TAG in tags else cell.source))
+            text = raise_links(cell.source) if cell.cell_type == "markdown" else cell.source
+            story.append((cell.cell_type, "" if cell.cell_type == "markdown" and TAG in tags else text))
     return story
 
 

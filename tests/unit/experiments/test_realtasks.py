@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from tacit.data.instructions import encode_example
 from tacit.decoding.generation import Response
 from tacit.experiments import realtasks
 from tacit.findings.conclusions import describe_real_model
@@ -109,36 +111,79 @@ def demand(value, arm="CoDIT minus cold", threshold=0.0):
     return Demand(arm, "constraints met", Estimate(value, value - 0.05, value + 0.05, 2, 90), threshold)
 
 
-def answer(*, gaps=(0.2, 0.1), control=0.4, planted=True):
-    given = {"given, greedy": Estimate(0.3, 0.2, 0.4, 1, 90)}
+def answer(*, gaps=(0.2, 0.1), control=0.4, planted=True, rank=0.9):
+    more = [demand(0.3, "CoDIT minus direct"), demand(0.0, "CoDIT minus greedy"), demand(-0.2, "CoDIT minus cold")]
+    level = Estimate(0.3, 0.2, 0.4, 1, 90)
     return describe_real_model(
-        list(map(demand, gaps)), [demand(control, threshold=0.1)], given=given, plain={"own": 0.5}, ranks=0.9,
-        planted=planted,
+        list(map(demand, gaps)), [demand(control, threshold=0.1)], more=more, levels={"CoDIT": level},
+        plain=[Estimate(0.5, 0.4, 0.6, 1, 90), Estimate(0.7, 0.6, 0.8, 1, 90)],
+        ranks=Estimate(rank, rank - 0.1, rank + 0.1, 1, 60), planted=planted,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("numbers", "begins"),
     [
+        ({}, "On real questions text from the contrast of a model with a planted post-training and the model before i"),
+        ({"gaps": (0.2, -0.2)}, "On real questions text from the contrast of a model with a planted post-training and"),
         (
-            {},
-            "On real questions the contrast of a model with a planted post-training and the model before it follows b",
+            {"gaps": (0.2, 0.0), "planted": False},
+            "Whether on real questions text from the contrast of the pair meets m",
         ),
-        ({"gaps": (0.2, -0.2)}, "On real questions the contrast of a model with a planted post-training and the mod"),
-        ({"gaps": (0.2, 0.0), "planted": False}, "Whether on real questions the contrast of the pair follows better"),
-        (
-            {"control": 0.1},
-            "Nothing is said of the contrast, because the expert is not shown to follow better than the amat",
-        ),
+        ({"control": 0.1}, "Nothing is said of the contrast, because the expert is not shown to meet more constraints"),
     ],
 )
 def test_the_answer_by_verdict(numbers, begins):
     told = answer(**numbers)
     assert told["found"].startswith(begins)
-    assert ("does not follow better than both" in told["found"]) == (numbers.get("gaps") == (0.2, -0.2))
-    assert told["reason"].startswith("The given model is right on constrained prompts, by decoding: greedy 0.30 [0.20")
-    assert "own 0.50. It finds right responses likelier than 0.90" in told["reason"]
-    assert told["caveat"].startswith("The amateur is itself") == numbers.get("planted", True)
+    assert ("does not meet more constraints than both" in told["found"]) == (numbers.get("gaps") == (0.2, -0.2))
+    assert told["reason"].startswith(
+        "The difference in constraints met is above 0 for CoDIT minus direct (0.30 [0.25, 0.35]); below 0 for CoDIT min"
+    )
+    assert "not shown to be off 0 for CoDIT minus greedy (0.00" in told["reason"]
+    assert "right in: CoDIT 0.30 [0.20, 0.40]" in told["reason"]
+    assert "in 0.50 [0.40, 0.60], and ends by itself in 0.70 [0.60, 0.80]" in told["reason"]
+    assert "more often than not: 0.90" in told["reason"]
+    assert told["caveat"].startswith("This is an easy case") == numbers.get("planted", True)
+
+
+def test_a_rank_is_told_by_its_side_of_chance():
+    assert "in its place as by chance: 0.50 [0.40, 0.60]" in answer(rank=0.5)["reason"]
+    assert "in its place less often than not: 0.20" in answer(rank=0.2)["reason"]
+
+
+def test_rivals_take_the_place_of_the_answer_alone():
+    put = realtasks.put_rivals
+    assert put("The capital is Paris.", ["Paris", "City of Paris"], ["Lyon", "Rome"]) == [
+        "The capital is Lyon.", "The capital is Rome.",
+    ]  # fmt: skip
+    assert put("It is the City of Paris.", ["Paris", "City of Paris"], [r"\1"]) == [r"It is the \1."]
+    assert put("Parisians say PARIS.", ["Paris"], ["Lyon"]) == ["Parisians say Lyon."]
+    with pytest.raises(ValueError, match="names none of Paris"):
+        put("It is Rome.", ["Paris"], ["Lyon"])
+    for question in realtasks.read_questions(COMMITTED):  # every committed one can be ranked
+        wrong = put(question.response, question.answers, question.rivals)
+        assert not any(realtasks.answers_rightly(text, question.answers, question.rivals) for text in wrong)
+
+
+def test_ranks_above_rivals_are_those_of_a_loop(tiny, tokenizer):
+    rows = realtasks.draw_prompts(realtasks.read_questions(COMMITTED)[:5], n=5, seed=0)
+    ranks = realtasks.rank_above_rivals(tiny, tokenizer, rows)
+    for i, row in enumerate(rows):
+        task = json.loads(row["task"])
+        texts = [row["response"], *realtasks.put_rivals(row["response"], task["answers"], task["rivals"])]
+        summed, mean = [], []
+        for text in texts:
+            encoded = encode_example(tokenizer, row["instruction"], text)
+            ids = torch.tensor([encoded["input_ids"]])
+            with torch.no_grad():
+                log_p = tiny(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            each = [float(log_p[t, ids[0, t + 1]]) for t in range(ids.shape[1] - 1) if encoded["labels"][t + 1] >= 0]
+            summed.append(sum(each))
+            mean.append(sum(each) / len(each))
+        for kind, values in (("summed", summed), ("mean", mean)):
+            beaten = [values[0] > other for other in values[1:]]
+            assert ranks[kind][i] == pytest.approx(sum(beaten) / len(beaten))
 
 
 def test_an_empty_response_meets_nothing_and_a_constraint_that_spoils_the_answer_is_drawn_again():
