@@ -39,6 +39,7 @@ test: $(VENV)/stamp ## run all tests but those of speed
 verify: $(VENV)/stamp ## check the committed outputs against the commits that they name
 	$(RUN) -m tacit verify --profile micro
 	$(RUN) -m tacit verify --profile full
+	$(RUN) -m tacit verify --profile smollm2-135m
 
 pretrain: $(VENV)/stamp ## pretrain the micro models anew (up to 90 minutes each on 2 cores; resumes when killed)
 	env HF_HUB_OFFLINE=1 $(RUN) -m tacit pretrain

@@ -212,7 +212,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     for name, handler in {"run": run_notebooks, "check": check_profile, "params": list_parameters}.items():
         _take_notebooks(add(name, handler), name)
-    add("new", begin_notebook).add_argument("name", help="two digits and words, such as 12_my_finding", metavar="NAME")
+    add("new", begin_notebook).add_argument("name", help="two digits and words, such as 90_my_finding", metavar="NAME")
     _take_profile(add("verify", verify_outputs), "params/ and outputs/")
     compare = add("compare", show_comparison)
     compare.add_argument("a", metavar="A.json", help="a metrics file, such as outputs/micro/01_response_tuning.json")

@@ -62,7 +62,7 @@ def _verifiers():
         import lm_eval  # noqa: F401
         import nltk
     except ImportError as error:
-        raise TacitError(f"IFEval needs lm-evaluation-harness: pip install 'tacit[ifeval]' ({error})") from None
+        raise TacitError(f"IFEval needs lm-evaluation-harness: pip install -e '.[ifeval]' ({error})") from None
     try:
         nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:

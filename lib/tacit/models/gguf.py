@@ -41,7 +41,7 @@ def gguf_options(source: str) -> dict[str, str]:
 def check_gguf(path: Path) -> None:
     """Raise TacitError unless ``path`` is a whole GGUF file with a tokenizer, whose weights can be dequantized."""
     if importlib.util.find_spec("gguf") is None:
-        raise TacitError(f"reading {path} needs the package gguf: pip install 'tacit[smollm2]'")
+        raise TacitError(f"reading {path} needs the package gguf: pip install -e '.[smollm2]'")
     import gguf
 
     try:

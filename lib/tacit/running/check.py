@@ -197,6 +197,30 @@ def check_profile(names: Sequence[str], *, profile: str, overrides: dict[str, st
     yield from (found for notebook, found in memory.items() if notebook not in dark)
     if dark:
         yield Check("warning", f"GPU memory, {', '.join(dark)}", NOT_KNOWN)
+    yield from tell_ready({notebook: _find_lacking(*of, stocks) for notebook, of in planned.items()})
+
+
+def _find_lacking(needs: Needs, values: Values, stocks: Mapping[str, Stock]) -> list[str]:
+    """The models and datasets of one notebook that cannot be read now."""
+    sources = (text for _, of_kind in needs.of_kind("datasets", values) for text in of_kind.values())
+    named = dict.fromkeys([*(name for _, name in find_models(needs, values)), *sources])
+    return [name for name in named if name in stocks and not stocks[name].reachable]
+
+
+def tell_ready(lacking: Mapping[str, Sequence[str]]) -> Iterator[Check]:
+    """Which notebooks have all their models and datasets here, and what the others lack; notes, which count as nothing.
+
+    Notebooks that lack more than two things share a line, which says how many; the checks have named them.
+    """
+    ready = [notebook for notebook, names in lacking.items() if not names]
+    yield Check("note", "models and datasets are here for", ", ".join(ready) or "no notebook")
+    groups: dict[str, list[str]] = {}
+    for notebook, names in lacking.items():
+        if names:
+            what = ", ".join(names) if len(names) < 3 else "three or more of the above"
+            groups.setdefault(what, []).append(notebook)
+    for what, notebooks in groups.items():
+        yield Check("note", f"lacking {what}", ", ".join(notebooks))
 
 
 def _of_kind(kind: str, planned: Mapping[str, Planned]) -> list[Any]:
@@ -219,7 +243,7 @@ def _look_at_model(
 
 def report(checks: Iterator[Check], *, say: Callable[[str], None] = print) -> int:
     """Print one line per check and a last one that counts them; returns the number of faults."""
-    counts = {"ok": 0, "warning": 0, "fault": 0}
+    counts = {"ok": 0, "note": 0, "warning": 0, "fault": 0}
     for check in checks:
         counts[check.level] += 1
         say(f"{check.level:8} {check.what}: {check.text}")

@@ -17,9 +17,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 from tacit.running.answers import fill_answer
-from tacit.running.links import deepen_links
 from tacit.running.metrics import read_metrics, write_metrics
-from tacit.running.staging import promote, stage
+from tacit.running.staging import deepen_links, promote, stage
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError
 

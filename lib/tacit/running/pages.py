@@ -14,9 +14,9 @@ from typing import Any
 
 import nbformat
 
-from tacit.running.links import raise_links
 from tacit.running.metrics import describe_main, find_result, paper_beside, read_demands, verdict_of
 from tacit.running.parameters import as_yaml
+from tacit.running.staging import raise_links
 from tacit.scoring.verdicts import HOLDS
 from tacit.support import paths
 from tacit.support.errors import TacitError

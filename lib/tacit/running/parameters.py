@@ -152,8 +152,10 @@ def read_params(profile: str, notebook: str) -> dict[str, Any]:
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        there = [name for name in profiles() if (paths.PARAMS / name / path.name).exists()]
+        others = f"; these profiles have some: {', '.join(there)}" if there else ""
         raise TacitError(
-            f"profile {profile!r} has no parameters for {notebook}: params/{profile}/{notebook}.yaml is missing"
+            f"profile {profile!r} has no parameters for {notebook}: params/{profile}/{notebook}.yaml is missing{others}"
         ) from None
     except (OSError, ValueError) as error:
         raise TacitError(f"cannot read params/{profile}/{notebook}.yaml: {error}") from None

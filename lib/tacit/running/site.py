@@ -197,7 +197,7 @@ def require_packages() -> None:
     wanted = ("sphinx", "myst_nb", "furo", "bleach", "markdown_it")
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise TacitError(f"the site needs {', '.join(missing)}: pip install 'tacit[site]'")
+        raise TacitError(f"the site needs {', '.join(missing)}: pip install -e '.[site]'")
 
 
 def put_in_place(built: Path, out: Path, *, earlier: Path) -> None:

@@ -1,18 +1,21 @@
-"""A run's outputs are staged beside their folder and moved there together, or not at all."""
+"""A run's outputs are staged beside their folder and moved there together, or not at all; links fit their new place."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
 from tacit.support import paths
 from tacit.support.errors import TacitError
+
+UP = re.compile(r"\]\(\.\./(?!\.\./)")  # a Markdown link from notebooks/ to a file elsewhere in the repository
 
 
 @contextmanager
@@ -64,3 +67,13 @@ def promote(staging: Path, target: Path) -> None:
                 elif not path.exists():  # moved, and new there
                     (target / path.name).unlink(missing_ok=True)
             raise
+
+
+def deepen_links(text: str, *, folder: str) -> str:
+    """Markdown of a cell in ``notebooks/`` with its links as they are right in ``outputs/<folder>/``."""
+    return UP.sub("](" + "../" * (1 + len(PurePosixPath(folder).parts)), text)
+
+
+def raise_links(text: str) -> str:
+    """The inverse of ``deepen_links``, whatever the folder: links as they are right in ``notebooks/``."""
+    return re.sub(r"\]\((?:\.\./){2,}", "](../", text)

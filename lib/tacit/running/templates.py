@@ -71,7 +71,7 @@ def begin_notebook(name: str) -> list[Path]:
     already there, and a file that cannot be written.
     """
     if not re.fullmatch(r"[0-9]{2}(_[a-z0-9]+)+", name) or len(name) > 80:
-        raise TacitError(f"a notebook's name is two digits and lower-case words, such as 12_my_finding, not {name!r}")
+        raise TacitError(f"a notebook's name is two digits and lower-case words, such as 90_my_finding, not {name!r}")
     taken = next((p for p in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if p.stem.split("_")[0] == name[:2]), None)
     if taken is not None:
         free = 1 + max(int(p.stem[:2]) for p in paths.NOTEBOOKS.glob("*.ipynb") if p.stem[:2].isdigit())

@@ -13,10 +13,10 @@ from typing import Any
 import nbformat
 
 from tacit.running.answers import TAG, write_answer
-from tacit.running.links import raise_links
 from tacit.running.metrics import read_metrics
 from tacit.running.parameters import read_notebook, read_params
 from tacit.running.plan import WHOLE, find_notebooks, list_shown, was_run
+from tacit.running.staging import raise_links
 from tacit.running.tables import findings_table
 from tacit.support import paths, provenance
 from tacit.support.errors import TacitError

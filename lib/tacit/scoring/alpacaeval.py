@@ -83,7 +83,7 @@ def _package():
     except ImportError as error:
         if error.name == "pkg_resources":
             raise TacitError("alpaca_eval needs pkg_resources: pip install 'setuptools>=77,<82'") from None
-        raise TacitError(f"judging by alpaca_eval needs its package: pip install 'tacit[alpaca]' ({error})") from None
+        raise TacitError(f"judging by alpaca_eval needs its package: pip install -e '.[alpaca]' ({error})") from None
     finally:
         logging.getLogger().setLevel(level)
     return alpaca_eval

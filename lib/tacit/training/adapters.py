@@ -40,7 +40,7 @@ def _wrap(model: PreTrainedModel, settings: dict):
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise TacitError("lora needs peft: pip install 'tacit[lora]'") from None
+        raise TacitError("lora needs peft: pip install -e '.[lora]'") from None
     unknown = sorted(set(settings) - set(DEFAULTS))
     if unknown:
         raise TacitError(f"unknown lora setting {unknown[0]!r}: choose among {', '.join(DEFAULTS)}")

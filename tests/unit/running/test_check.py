@@ -202,7 +202,7 @@ def run_check(capsys, *more):
     status = main(["check", "--profile", "mine", *more])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("warnings")
-    return status, [line for line in lines[:-1] if not line.startswith("ok")]
+    return status, [line for line in lines[:-1] if not line.startswith(("ok", "note"))]
 
 
 def test_a_good_local_profile_passes(profile, capsys):
@@ -369,12 +369,35 @@ def test_out_of_the_hubs_reach_a_profile_is_one_screen_that_says_what_to_do(name
     assert main(["check", "--profile", name]) == 1
     lines = capsys.readouterr().out.splitlines()
     faults = [line for line in lines if line.startswith("fault")]
-    assert len(lines) < 32
+    assert len(lines) < 36
     assert lines[-1] == f"{len(faults)} faults, 1 warnings"
     assert all("unset it to download" in line or "tacit fetch" in line for line in faults)
     assert all(len(line) < 200 for line in faults if "tacit fetch" not in line)
     [warning] = [line for line in lines if line.startswith("warning")]
     assert warning.startswith("warning  GPU memory, 01_response_tuning, 02_response_ranking, ")
+    notes = [line for line in lines if line.startswith("note")]
+    assert notes[0] == "note     models and datasets are here for: no notebook"
+    if name == "smollm2-135m":
+        [line] = [line for line in notes if "smollm2-135m-instruct" in line]
+        assert line.endswith(": 12_instructive_decoding, 20_real_model")
+
+
+def test_notebooks_are_told_by_what_they_lack():
+    lacking = {
+        "01_a": [],
+        "02_b": ["m"],
+        "03_c": ["m"],
+        "04_d": ["m", "d"],
+        "05_e": ["m", "d", "e"],
+        "06_f": list("wxyz"),
+    }
+    lines = [f"{one.level}, {one.what}: {one.text}" for one in check.tell_ready(lacking)]
+    assert lines == [
+        "note, models and datasets are here for: 01_a",
+        "note, lacking m: 02_b, 03_c",
+        "note, lacking m, d: 04_d",
+        "note, lacking three or more of the above: 05_e, 06_f",
+    ]
 
 
 def test_what_is_in_the_cache_is_not_asked_for(hub, profile, tmp_path, monkeypatch):

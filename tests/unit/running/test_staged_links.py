@@ -4,7 +4,7 @@ import posixpath
 import re
 
 import pytest
-from tacit.running.links import deepen_links, raise_links
+from tacit.running.staging import deepen_links, raise_links
 
 TEXT = "See the [glossary](../docs/glossary.md), [speed](../docs/speed.md#here) and [a paper](https://arxiv.org/abs/1)."
 
