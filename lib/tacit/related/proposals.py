@@ -206,8 +206,8 @@ def describe_self_instruct(
     by_arm = ", ".join(f"{arm} {percent(level)}" for arm, level in levels.items())
     reason = (
         f"Strict on kinds of tasks without a seed: {by_arm}. Of the proposals {shares['valid tasks']:.2f} are valid,"
-        f" and of these {shares['right answers of these']:.2f} are answered rightly. Right answers in their place change"
-        f" the score by {percent(gold)}."
+        f" and of these {shares['right answers of these']:.2f} are answered rightly. Right answers in their place"
+        f" change the score by {percent(gold)}."
     )
     caveat = "The corpus holds all these kinds of tasks in other formats, so the base model proposes what it has read."
     return {"found": found, "reason": reason, "caveat": caveat}
