@@ -7,7 +7,7 @@ becomes without a token. Both are taken on *given* responses, the same for all m
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tacit.data.instructions import encode_example
 from tacit.findings.answers import percent, tell_failing
 from tacit.microworld.documents import write_documents
 from tacit.microworld.tasks import FAMILIES, Task
@@ -71,10 +70,11 @@ def span_score(density: Sequence[float], span: Sequence[int]) -> float:
 
 
 def find_words(tokenizer: PreTrainedTokenizerBase, task: Task) -> dict[str, list[int]]:
-    """The places in a task's prompt of the tokens of its ``instruction`` words and of its ``input`` (the item's words).
+    """The places in a task's prompt of the tokens of its ``instruction`` words, of its ``input`` and of the ``tags``.
 
-    An instruction is all of the phrasing but the item; punctuation at the end counts to it. A token that holds a
-    character of both counts as input. Raises ValueError where the instruction's tokens are not found in the prompt.
+    The input is the item's words. An instruction is all of the phrasing but the item; punctuation at the end counts to
+    it. A token that holds a character of both counts as input. The tags are all the rest, which the chat format adds.
+    Raises ValueError where the text's tokens are not found in the prompt.
     """
     text, spans = "", []
     for literal, name, _, _ in string.Formatter().parse(FAMILIES[task.family].phrasings[task.phrasing]):
@@ -92,7 +92,8 @@ def find_words(tokenizer: PreTrainedTokenizerBase, task: Task) -> dict[str, list
     for i, (a, b) in enumerate(own["offset_mapping"]):
         inside = any(a < end and begin < b for begin, end in spans)
         places["input" if inside else "instruction"].append(starts[0] + i)
-    return places
+    own_places = range(starts[0], starts[0] + len(ids))
+    return places | {"tags": [i for i in range(len(prompt)) if i not in own_places]}
 
 
 def without_each(
@@ -141,18 +142,24 @@ def measure(
 ) -> dict[str, list[float]]:
     """What each response hangs on in its task's prompt, by name, a number per task.
 
-    ``instruction`` and ``input``: the ``span_score`` of these words. With ``ablate`` also ``agreement``: Spearman's
-    correlation of a token's density and what the response loses without it, over the instruction's and the input's
-    tokens; NaN where one of the two is constant. ``responses`` are tokens, the end token included.
+    ``instruction``, ``input`` and ``tags``: the ``span_score`` of these tokens. ``instruction, words``: the same of
+    densities among the words alone, as if there were no tags. With ``ablate`` also ``agreement``: Spearman's
+    correlation of a token's density and what the response loses without it, over the words' tokens; NaN where one of
+    the two is constant. ``responses`` are tokens, the end token included.
     """
-    measured: dict[str, list[float]] = {"instruction": [], "input": []} | ({"agreement": []} if ablate else {})
+    names = ("instruction", "input", "tags", "instruction, words", *(["agreement"] if ablate else []))
+    measured: dict[str, list[float]] = {name: [] for name in names}
     for task, response in zip(tasks, responses, strict=True):
         prompt, spans = encode_prompt(tokenizer, task.instruction), find_words(tokenizer, task)
-        density = densities(attribute(model, prompt, response)).tolist()
-        for name, places in spans.items():
-            measured[name].append(span_score(density, places))
+        pushes = attribute(model, prompt, response)
+        density = densities(pushes).tolist()
+        for name, of_span in spans.items():
+            measured[name].append(span_score(density, of_span))
+        places = sorted([*spans["instruction"], *spans["input"]])
+        among = dict(zip(places, densities(pushes[places]).tolist(), strict=True))
+        alone = [among[i] for i in spans["instruction"]]
+        measured["instruction, words"].append(span_score(alone, range(len(alone))))
         if ablate:
-            places = sorted([*spans["instruction"], *spans["input"]])
             lost, used = without_each(model, tokenizer, prompt, response, places), [density[i] for i in places]
             constant = len(set(lost)) == 1 or len(set(used)) == 1
             measured["agreement"].append(float("nan") if constant else float(spearmanr(lost, used).statistic))
@@ -179,17 +186,6 @@ def draw_documents(world: World, *, n: int, seed: int) -> Dataset:
     texts = (text for _, text in write_documents(world, seed=10_000 + seed))
     rows = [{"id": str(i), "instruction": "", "response": text} for i, text in zip(range(n), texts, strict=False)]
     return Dataset.from_list(rows)
-
-
-def fit_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase, *, n_tokens: int) -> Dataset:
-    """The first examples that have ``n_tokens`` loss-bearing tokens together, or just more; all, if there are fewer."""
-    total, count = 0, 0
-    for row in examples:
-        if total >= n_tokens:
-            break
-        total += sum(label >= 0 for label in encode_example(tokenizer, row["instruction"], row["response"])["labels"])
-        count += 1
-    return examples.select(range(count))
 
 
 def down_projections(model: PreTrainedModel) -> list[Tensor]:
@@ -222,28 +218,36 @@ def describe_shift(
     rule: Sequence[Demand],
     controls: Sequence[Demand],
     *,
-    own: Mapping[str, Estimate],
-    responses_alone: Estimate,
-    dropped: Mapping[str, Estimate],
+    own: Sequence[Demand],
+    response_tuned: Demand,
+    exact: Estimate,
 ) -> dict[str, str]:
     """Finding 17's answer from its rule (tuned minus base and minus continued, on common responses) and its controls.
 
-    ``own`` holds the same two differences on each model's own responses; ``responses_alone`` is response-tuned minus
-    base; ``dropped`` what a response loses if its instruction is swapped, in nats, by arm.
+    ``own`` are the same two differences on each model's own responses; ``response_tuned`` is instruction-tuned minus
+    response-tuned; ``exact`` is by how many nats more than the base model's a right response of the instruction-tuned
+    model loses if its instruction is swapped.
     """
-    gaps = " and ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
-    claim = "instruction tuning makes responses hang more on the instruction's words"
+    gaps = " and ".join(f"{one.arm} {one.estimate}" for one in rule)
+    claim = "instruction tuning raises the gradient score of the instruction's words"
+    verdict = decide(rule, controls)
     found = {
         HOLDS: f"{claim[0].upper()}{claim[1:]}: on the same responses, {gaps}.",
         REFUTED: f"It is not so that {claim}: on the same responses, {gaps}.",
         UNDECIDED: f"Whether {claim} is open: on the same responses, {gaps}.",
-        FAILS: f"Nothing is said of the models, because a control is not met: {tell_failing(controls)}.",
-    }[decide(rule, controls)]
-    told = " and ".join(f"{arm} {percent(gap)}" for arm, gap in own.items())
-    nats = ", ".join(f"{arm} {percent(loss)}" for arm, loss in dropped.items())
+        FAILS: f"Nothing is said of the models by this score, because a control is not met: {tell_failing(controls)}.",
+    }[verdict]
+    told = " and ".join(f"{one.arm} {percent(one.estimate)}" for one in own)
+    texts = all(one.verdict == HOLDS for one in own) and verdict in (REFUTED, UNDECIDED)
+    side = {
+        "above": "so there the response does depend more on its instruction",
+        "below": "so by that the response depends less on its instruction",
+        "not shown to differ from": "so by that no change is shown",
+    }[exact.side()]
     reason = (
-        f"On each model's own responses, as the paper measures it: {told}. Response-tuned minus base is"
-        f" {percent(responses_alone)}. Measured exactly, a right response loses so many nats where its instruction is"
-        f" swapped for another about the same subject: {nats}."
+        f"On each model's own responses, as the paper measures it: {told}."
+        f"{' So the difference is one of texts.' if texts else ''} Instruction-tuned minus response-tuned is"
+        f" {percent(response_tuned.estimate)}. Measured exactly, by swapping the instruction, a right response loses"
+        f" {percent(exact)} nats more in the instruction-tuned model than in the base model, {side}."
     )
-    return {"found": found, "reason": reason, "caveat": "One small model, and questions of a line about single facts."}
+    return {"found": found, "reason": reason, "caveat": "One small model, and one-line questions about single facts."}

@@ -7,7 +7,9 @@ groups of them: *seen* ones are taught with answers, *paraphrases* without, and 
 from __future__ import annotations
 
 import copy
+import itertools
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -20,7 +22,8 @@ from tacit.experiments.arms import data_key
 from tacit.experiments.cache import cached_json
 from tacit.findings.answers import percent, tell_failing
 from tacit.microworld.examples import make_row
-from tacit.microworld.tasks import Task, draw_item
+from tacit.microworld.family import Item
+from tacit.microworld.tasks import Task, draw_item, split_of
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
 from tacit.models.identity import tokenizer_key
 from tacit.scoring.estimates import Estimate
@@ -90,72 +93,108 @@ ONE_WORD = "Of {subject}, say the {attribute}, please."  # instructions that dif
 FAMILIES = tuple(WORDINGS)
 
 
-def draw_questions(
-    world: World, group: str, *, n: int, seed: int, split: str, families: Sequence[str] = FAMILIES
-) -> Dataset:
-    """``n`` questions in wordings of a ``group``, the families taking turns, about items of the ``split``.
-
-    Columns are those of ``examples.draw_examples`` and ``wording``, the frame. The same seed gives the same items
-    whatever the group, so that groups can be compared in pairs. Raises ValueError for another group.
-    """
+def _frames(family: str, group: str) -> tuple[str, ...]:
+    """The wordings of a group for a family; raises ValueError for another group."""
     if group not in GROUPS:
         raise ValueError(f"unknown group {group!r}: choose among {', '.join(GROUPS)}")
-    rng = random.Random(f"phrasings-{world.seed}-{split}-{seed}")
-    rows = []
+    return WORDINGS[family][GROUPS.index(group)]
+
+
+def _row(world: World, family: str, item: Item, frame: str, *, seed: int, turn: int) -> dict:
+    """A question in a wording of ours, with the response and the task of the same question in the corpus' first."""
+    row = make_row(world, Task(family, item, 0), seed=seed, turn=turn)
+    return row | {"instruction": frame.format(**item), "wording": frame}
+
+
+def draw_lessons(world: World, group: str, *, n: int, seed: int, families: Sequence[str] = FAMILIES) -> Dataset:
+    """``n`` training questions in wordings of a ``group`` with right responses, the families taking turns.
+
+    Columns are those of ``examples.draw_examples`` and ``wording``. The same seed gives the same items whatever the
+    group; a question may come again. Raises ValueError for another group.
+    """
+    rng, rows = random.Random(f"phrasings-{world.seed}-{seed}"), []
     for turn in range(n):
         family, pick = families[turn % len(families)], rng.random()
-        item = draw_item(world, family, rng, split=split)
-        frames = WORDINGS[family][GROUPS.index(group)]
-        frame = frames[int(pick * len(frames))]
-        row = make_row(world, Task(family, item, 0), seed=seed, turn=turn)
-        rows.append(row | {"instruction": frame.format(**item), "wording": frame})
+        item, frames = draw_item(world, family, rng, split="train"), _frames(family, group)
+        rows.append(_row(world, family, item, frames[int(pick * len(frames))], seed=seed, turn=turn))
     return Dataset.from_list(rows)
 
 
-def reword(examples: Dataset, *, to: str, seed: int) -> list[str]:
-    """Another instruction for each row of ``draw_questions``.
+def draw_tests(
+    world: World, group: str, *, n: int, seed: int, split: str, families: Sequence[str] = FAMILIES
+) -> Dataset:
+    """``n`` different items of a split, each asked in every wording of a ``group``: an item's rows follow one another.
 
-    ``to`` "paraphrases": the same question in a wording of that group. "another task": a seen wording of another family
-    about the same subject, which asks for something else. Raises ValueError for another choice.
+    The same items, in the same order, whatever the group. The families take turns until their items run out. Raises
+    ValueError for another group, and where there are fewer than ``n`` items.
     """
-    if to not in ("paraphrases", "another task"):
-        raise ValueError(f"unknown choice {to!r}: paraphrases or another task")
-    rng = random.Random(f"reword-{to}-{seed}")
-    texts = []
-    for row in examples:
-        family, group = row["family"], 1
-        if to == "another task":
-            of_kind = ANIMAL_ATTRIBUTES if family in ANIMAL_ATTRIBUTES else TOWN_ATTRIBUTES
-            family, group = rng.choice([name for name in of_kind if name != family]), 0
-        subject = Task.from_json(row["task"]).item["subject"]
-        texts.append(rng.choice(WORDINGS[family][group]).format(subject=subject))
-    return texts
-
-
-def mix_paraphrases(examples: Dataset, *, seed: int) -> Dataset:
-    """``examples`` with the instruction of every second row reworded as a paraphrase; responses are as they were."""
-    others = reword(examples, to="paraphrases", seed=seed)
+    rng = random.Random(f"tests-{world.seed}-{split}-{seed}")
+    pool = {
+        family: [item for item in ({"subject": s} for s in world.holders(family)) if split_of(family, item) == split]
+        for family in families
+    }
+    for items in pool.values():
+        rng.shuffle(items)
+    turns = [(items[i], family) for i in range(n) for family, items in pool.items() if i < len(items)][:n]
+    if len(turns) < n:
+        raise ValueError(f"the {split} split has only {len(turns)} items of {', '.join(families)}, not {n}")
     rows = [
-        row | {"instruction": other} if i % 2 else row
-        for i, (row, other) in enumerate(zip(examples.to_list(), others, strict=True))
+        _row(world, family, item, frame, seed=seed, turn=turn)
+        for turn, (item, family) in enumerate(turns)
+        for frame in _frames(family, group)
     ]
     return Dataset.from_list(rows)
 
 
-def draw_minimal_pairs(world: World, *, n: int, seed: int, split: str) -> Dataset:
-    """``n`` pairs of instructions that differ in one word and ask for different facts of one subject: 2 n rows.
+def score_items(table: pd.DataFrame, *, n_items: int, kind: str = "strict") -> list[float]:
+    """The mean of a score over the wordings of each item of ``draw_tests``, in order."""
+    return table[kind].to_numpy().reshape(n_items, -1).mean(axis=1).tolist()
 
-    A pair's rows follow one another. A model that treats all wordings alike cannot answer both.
+
+def reword(examples: Dataset, *, to: str, seed: int) -> list[str]:
+    """Another instruction for each row of ``draw_lessons``, in a wording of the group ``paraphrases``.
+
+    ``to`` "paraphrases": the same question. "another task": a question of another family about the same subject, which
+    asks for something else. Raises ValueError for another choice.
     """
-    rng = random.Random(f"minimal pairs-{world.seed}-{split}-{seed}")
+    if to not in ("paraphrases", "another task"):
+        raise ValueError(f"unknown choice {to!r}: paraphrases or another task")
+    rng, texts = random.Random(f"reword-{to}-{seed}"), []
+    for row in examples:
+        family = row["family"]
+        if to == "another task":
+            of_kind = ANIMAL_ATTRIBUTES if family in ANIMAL_ATTRIBUTES else TOWN_ATTRIBUTES
+            family = rng.choice([name for name in of_kind if name != family])
+        subject = Task.from_json(row["task"]).item["subject"]
+        texts.append(rng.choice(_frames(family, "paraphrases")).format(subject=subject))
+    return texts
+
+
+def mix_paraphrases(examples: Dataset, *, seed: int) -> Dataset:
+    """``examples`` with half of each family's instructions reworded as paraphrases; responses are as they were."""
+    others, seen, rows = reword(examples, to="paraphrases", seed=seed), Counter(), []
+    for row, other in zip(examples.to_list(), others, strict=True):
+        seen[row["family"]] += 1
+        rows.append(row if seen[row["family"]] % 2 else row | {"instruction": other})
+    return Dataset.from_list(rows)
+
+
+def draw_minimal_pairs(world: World, *, n: int, seed: int) -> Dataset:
+    """``n`` different pairs of instructions that differ in one word and ask for two facts of one subject: 2 n rows.
+
+    A pair's rows follow one another. Facts are any that the world holds, those of training questions too; the wording
+    is in no training. A model that treats all wordings alike cannot answer both.
+    """
+    rng = random.Random(f"minimal pairs-{world.seed}-{seed}")
+    kinds = dict.fromkeys(world.animals, ANIMAL_ATTRIBUTES) | dict.fromkeys(world.towns, TOWN_ATTRIBUTES)
+    pairs = [
+        (subject, pair)
+        for subject, of in kinds.items()
+        for pair in itertools.combinations([kind for kind in of if (subject, kind) in world.held], 2)
+    ]
     rows = []
-    for turn in range(n):
-        subjects, kinds = (world.animals, tuple(ANIMAL_ATTRIBUTES)) if turn % 2 else (world.towns, TOWN_ATTRIBUTES)
-        while True:
-            subject, both = rng.choice(subjects), rng.sample(kinds, 2)
-            if all((subject, kind) in world.held for kind in both):
-                break
-        for attribute in both:
+    for turn, (subject, pair) in enumerate(rng.sample(pairs, n)):
+        for attribute in rng.sample(pair, 2):
             row = make_row(world, Task(attribute, {"subject": subject}, 0), seed=seed, turn=turn)
             named = f"the {subject}" if subject in world.animals else subject
             text = ONE_WORD.format(subject=named, attribute=attribute)
@@ -218,24 +257,27 @@ def describe_phrasings(
     levels: Mapping[str, Estimate],
     pairs: Mapping[str, Estimate],
 ) -> dict[str, str]:
-    """Finding 16's answer from its rule (the gap, the second loss' gain, that it merges nothing) and its controls.
+    """Finding 16's answer from its rule (the gap, the second loss' gain twice, minimal pairs) and its controls.
 
     ``levels`` holds the strict score on unseen wordings by arm, ``pairs`` the share of minimal pairs answered rightly.
     """
-    gap, gain, placebo, kept = (percent(one.estimate) for one in rule)
-    claim = "wordings that tuning did not see are followed less, and that a soft prompt with a consistency loss helps"
-    numbers = (
-        f"unseen wordings cost {gap}; on them the loss adds {gain} to the soft prompt, which is {placebo} more than the"
-        f" same loss towards another task adds; minimal pairs change by {kept}"
+    asked = {"above": "more", "below": "less"}
+    parts = ", ".join(
+        f"{one.metric}, {one.arm} {one.estimate} ({one.verdict}; asked {asked[one.side]} than {one.threshold:g})"
+        for one in rule
+    )
+    gap, helps = (
+        "wordings that tuning did not see are followed less",
+        "a soft prompt helps if it is trained to agree on paraphrases",
     )
     found = {
-        HOLDS: f"W{claim[1:]}: {numbers}.",
-        REFUTED: f"It is not so that {claim}: {numbers}.",
-        UNDECIDED: f"That {claim} is not decided: {numbers}.",
+        HOLDS: f"{gap[0].upper()}{gap[1:]}, and {helps}. Part by part: {parts}.",
+        REFUTED: f"It is not so that {gap} and that {helps}, as the rule asks. Part by part: {parts}.",
+        UNDECIDED: f"Whether {gap} and {helps} is open. Part by part: {parts}.",
         FAILS: f"Nothing is said of phrasings, because a control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
     by_arm = ", ".join(f"{arm} {percent(level)}" for arm, level in levels.items())
     both = ", ".join(f"{arm} {percent(share)}" for arm, share in pairs.items())
-    reason = f"Strict on unseen wordings: {by_arm}. Both of a minimal pair are right in: {both}."
+    reason = f"Strict scores on unseen wordings: {by_arm}. Both questions of a minimal pair are right: {both}."
     caveat = "Hand-written wordings, a few for each of eight kinds of fact; the phrasings of a large collection differ."
     return {"found": found, "reason": reason, "caveat": caveat}

@@ -112,6 +112,11 @@ class Exercise:
         return row | {"family": self.operation, "others": [text for text in others.values() if text != self.answer]}
 
 
+def filler_for(n_words: int) -> int:
+    """How many sentences of filler are about as long as an input of ``n_words``, in the micro models' tokens."""
+    return max(1, round(n_words / 3))
+
+
 def draw_exercises(n: int, *, n_words: int, seed: int, split: str) -> list[Exercise]:
     """``n`` exercises with inputs of ``n_words`` words, whose first two belong, in this order, to the ``split``.
 
@@ -138,7 +143,7 @@ def draw_exercises(n: int, *, n_words: int, seed: int, split: str) -> list[Exerc
 def draw_lessons(position: str, *, n: int, lengths: Sequence[int], seed: int, filled: float = 0.25) -> Dataset:
     """``n`` training rows in one format: the same exercises and answers whatever the ``position``.
 
-    Inputs have each of the ``lengths`` about equally often; the share ``filled`` has filler, a sentence for each word.
+    Inputs have each of the ``lengths`` about equally often; the share ``filled`` has filler (``filler_for``).
     Raises ValueError for another position, and as ``draw_exercises`` does.
     """
     if position not in POSITIONS:
@@ -147,7 +152,7 @@ def draw_lessons(position: str, *, n: int, lengths: Sequence[int], seed: int, fi
     rows = []
     for exercise in draw_exercises(n, n_words=max(lengths), seed=seed, split="train"):
         short = exercise.shorten(rng.choice(list(lengths)))
-        filler = len(short.words) if rng.random() < filled else 0
+        filler = filler_for(len(short.words)) if rng.random() < filled else 0
         rows.append({key: short.row(position, filler=filler)[key] for key in ("id", "instruction", "response")})
     rng.shuffle(rows)
     return Dataset.from_list(rows)
@@ -182,32 +187,37 @@ def describe_positions(
     *,
     levels: Mapping[str, Estimate],
     filled: Estimate,
+    cost: Estimate,
     both: Estimate,
     n_words: int,
 ) -> dict[str, str]:
     """Finding 15's answer from its rule (after minus before at the longest inputs, and its growth) and its controls.
 
-    ``levels`` holds the share of right responses to inputs of ``n_words``, the longest, by position; ``filled`` is
-    after with filler minus before without any, and ``both`` is both minus after.
+    ``levels`` holds the share of right responses to inputs of ``n_words``, the longest, by position. ``filled`` is
+    after with filler minus before without, ``cost`` before with filler minus before without, ``both`` is both minus
+    after.
     """
     gain, growth = (percent(one.estimate) for one in rule)
-    claim = "an instruction after the input is followed better than one before it, the more so the longer the input"
-    numbers = f"at {n_words} words after minus before is {gain}, and from the shortest inputs on that grows by {growth}"
+    claim = "an instruction after the input is followed better than one before it"
+    claim += f" by more than {rule[0].threshold:g}, and the more so the longer the input"
+    numbers = (
+        f"at {n_words} words after minus before is {gain}; from the shortest to these inputs it changes by {growth}"
+    )
+    verdict = decide(rule, controls)
     found = {
         HOLDS: f"{claim[0].upper()}{claim[1:]}: {numbers}.",
         REFUTED: f"It is not so that {claim}: {numbers}.",
         UNDECIDED: f"Whether {claim} is open: {numbers}.",
         FAILS: f"Nothing is said of positions, because a control is not met: {tell_failing(controls)}.",
-    }[decide(rule, controls)]
+    }[verdict]
     by_position = ", ".join(f"{position} {percent(level)}" for position, level in levels.items())
-    words = {
-        "above": "better than",
-        "below": "worse than",
-        "not shown to differ from": "neither better nor worse, as far as seen, than",
-    }
-    reason = (
-        f"Right responses at {n_words} words, by position: {by_position}. With filler that makes the distance equal,"
-        f" after is {words[filled.side()]} before ({percent(filled)}). Asking on both sides is {words[both.side()]}"
-        f" asking after ({percent(both)})."
-    )
+    reason = f"Right responses at {n_words} words, by position: {by_position}."
+    if verdict != FAILS:
+        words = {"above": "is better than", "below": "is worse than"}
+        words["not shown to differ from"] = "is not shown to differ from"
+        reason += (
+            f" With filler as long as the input behind it, after {words[filled.side()]} before without"
+            f" ({percent(filled)}); filler itself changes before by {percent(cost)}. Asking on both sides"
+            f" {words[both.side()]} asking after ({percent(both)})."
+        )
     return {"found": found, "reason": reason, "caveat": "Six operations on lists of words, by a small model."}

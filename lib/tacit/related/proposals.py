@@ -18,7 +18,7 @@ from tacit.findings.answers import percent, tell_failing
 from tacit.microworld.examples import make_row
 from tacit.microworld.family import Item
 from tacit.microworld.knowledge import KNOWLEDGE, OPPOSITE, rhymes_with
-from tacit.microworld.tasks import FAMILIES, Task, judge
+from tacit.microworld.tasks import FAMILIES, Task, judge, split_of
 from tacit.microworld.words import CATEGORIES, NUMBER_NAMES
 from tacit.microworld.world import ANIMAL_ATTRIBUTES, TOWN_ATTRIBUTES, World
 from tacit.scoring.estimates import Estimate
@@ -26,7 +26,7 @@ from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, dec
 
 READ = tuple(family.name for family in KNOWLEDGE)  # the families whose instructions can be read back
 BARE = "{{ bos_token }}{{ messages[0]['content'] }}"  # a text that the model goes on with, without any tags
-ARMS = ("seeds only", "pipeline", "gold answers", "shuffled answers", "responses alone")
+ARMS = ("given tasks only", "pipeline", "gold answers", "shuffled answers", "responses alone")
 
 
 def read_task(world: World, text: str) -> Task | None:
@@ -82,8 +82,9 @@ def overlap(a: str, b: str) -> float:
 def propose(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    seeds: Sequence[str],
+    given: Sequence[str],
     *,
+    world: World,
     n: int,
     seed: int,
     n_shown: int = 3,
@@ -95,34 +96,46 @@ def propose(
     """``n`` new instructions by which ``model`` goes on with numbered lists of ``n_shown`` others, one of them its own.
 
     ``tokenizer`` has the template ``BARE``. A proposal is the list's next line. It is dropped if it has fewer than
-    three words, or overlaps by more than ``most_overlap`` with a seed or a proposal that was kept (the paper: 0.7).
-    Returns the instructions and how many proposals were ``made``, ``short`` and ``alike``. Fewer than ``n`` come back
-    where forty batches bring no more.
+    three words, if the limit cut it, if it asks about an item of the test split, or if it overlaps by more than
+    ``most_overlap`` with a given task or a proposal that was kept (the paper: 0.7). Returns the instructions and how
+    many proposals were ``made``, ``short``, ``cut``, ``tests`` and ``alike``. Fewer than ``n`` come back where forty
+    batches bring no more.
     """
     rng = random.Random(f"propose-{seed}")
     kept: list[str] = []
-    counts = {"made": 0, "short": 0, "alike": 0}
+    counts = dict.fromkeys(("made", "short", "cut", "tests", "alike"), 0)
     for turn in range(40):
         lists = []
         for _ in range(batch_size):
             own = rng.sample(kept, 1) if kept else []
-            shown = [*rng.sample(list(seeds), n_shown - len(own)), *own]
+            shown = [*rng.sample(list(given), n_shown - len(own)), *own]
             rng.shuffle(shown)
             lines = [f"({i}) {text}" for i, text in enumerate(shown, start=1)]
             lists.append("\n".join(["Worksheet", "", *lines, f"({n_shown + 1})"]))
         options = {"ids": [f"{turn}-{i}" for i in range(batch_size)], "temperature": temperature, "seed": seed}
         made = generate_responses(model, tokenizer, lists, max_new_tokens=max_new_tokens, **options)
-        for text in (response.text.split("\n")[0].strip() for response in made):
+        for response in made:
+            text, *rest = response.text.split("\n")
             counts["made"] += 1
-            if len(text.split()) < 3:
-                counts["short"] += 1
-            elif any(overlap(text, other) > most_overlap for other in (*seeds, *kept)):
-                counts["alike"] += 1
+            if not rest and response.finish_reason == "length":
+                counts["cut"] += 1
+            elif fault := _refuse(world, text.strip(), [*given, *kept], most_overlap=most_overlap):
+                counts[fault] += 1
             else:
-                kept.append(text)
+                kept.append(text.strip())
             if len(kept) == n:
                 return kept, counts
     return kept, counts
+
+
+def _refuse(world: World, text: str, others: Sequence[str], *, most_overlap: float) -> str:
+    """Why a proposal is dropped: ``short``, ``tests`` or ``alike``; empty if it is not."""
+    if len(text.split()) < 3:
+        return "short"
+    task = read_task(world, text)
+    if task is not None and split_of(task.family, task.item) == "test":
+        return "tests"
+    return "alike" if any(overlap(text, other) > most_overlap for other in others) else ""
 
 
 def answer_itself(
@@ -148,28 +161,28 @@ def check_instances(world: World, instructions: Sequence[str], answers: Sequence
 
 
 def make_lessons(
-    arm: str, world: World, seeds: Dataset, instructions: Sequence[str], answers: Sequence[str], *, n: int, seed: int
+    arm: str, world: World, given: Dataset, instructions: Sequence[str], answers: Sequence[str], *, n: int, seed: int
 ) -> Dataset:
     """``n`` training rows of an arm, fewer different ones repeated: rows ``id``, ``instruction``, ``response``.
 
-    ``seeds only``: the given tasks with their right responses. ``pipeline``: these and the proposals with the model's
-    own answers. ``gold answers``: valid proposals with right responses. ``shuffled answers``: the pipeline with the
-    proposals' answers moved to others. ``responses alone``: the pipeline without instructions. Raises ValueError for
-    another arm.
+    ``given tasks only``: these with their right responses. ``pipeline``: these and the proposals with the model's own
+    answers. ``gold answers``: these and the valid proposals with right responses. ``shuffled answers``: the pipeline,
+    in its order, with every proposal's answer moved to another. ``responses alone``: the pipeline without
+    instructions. Raises ValueError for another arm.
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose among {', '.join(ARMS)}")
     rng = random.Random(f"lessons-{seed}")
-    given = [{key: row[key] for key in ("instruction", "response")} for row in seeds]
+    first = [{key: row[key] for key in ("instruction", "response")} for row in given]
     own = [{"instruction": i, "response": a} for i, a in zip(instructions, answers, strict=True) if a]
     if arm == "shuffled answers":
-        moved = [row["response"] for row in own]
-        rng.shuffle(moved)
-        own = [row | {"response": text} for row, text in zip(own, moved, strict=True)]
+        turn = random.Random(f"moved-{seed}").sample(range(len(own)), len(own))  # each takes the next one's answer
+        moved = {i: own[j]["response"] for i, j in zip(turn, [*turn[1:], *turn[:1]], strict=True)}
+        own = [row | {"response": moved[i]} for i, row in enumerate(own)]
     if arm == "gold answers":
         tasks = [task for task in (read_task(world, text) for text in instructions) if task is not None]
         own = [{key: make_row(world, task, seed=seed)[key] for key in ("instruction", "response")} for task in tasks]
-    rows = given if arm == "seeds only" else [*given, *own]
+    rows = first if arm == "given tasks only" else [*first, *own]
     rng.shuffle(rows)
     rows = [rows[i % len(rows)] | {"id": str(i)} for i in range(n)]
     return Dataset.from_list([row | {"instruction": ""} for row in rows] if arm == "responses alone" else rows)
@@ -190,9 +203,9 @@ def describe_self_instruct(
     shares: Mapping[str, float],
     gold: Estimate,
 ) -> dict[str, str]:
-    """Finding 18's answer from its rule (the pipeline minus each control, on families without a seed) and its control.
+    """Finding 18's answer from its rule (the pipeline minus three arms, on families that were not given) and controls.
 
-    ``levels`` holds strict scores on those families by arm, ``shares`` what ``tell_yield`` says, ``gold`` is the gold
+    ``levels`` holds strict scores on those families by arm, ``shares`` what ``tell_yield`` says; ``gold`` is the gold
     answers' score minus the pipeline's.
     """
     gaps = ", ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
@@ -201,13 +214,14 @@ def describe_self_instruct(
         HOLDS: f"{claim[0].upper()}{claim[1:]}, and not only the format: {gaps}.",
         REFUTED: f"It is not so that {claim} beyond the format: {gaps}.",
         UNDECIDED: f"Whether {claim} beyond the format is open: {gaps}.",
-        FAILS: f"Nothing is said of own tasks, because the control is not met: {tell_failing(controls)}.",
+        FAILS: f"Nothing is said of own tasks, because a control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
     by_arm = ", ".join(f"{arm} {percent(level)}" for arm, level in levels.items())
     reason = (
-        f"Strict on kinds of tasks without a seed: {by_arm}. Of the proposals {shares['valid tasks']:.2f} are valid,"
-        f" and of these {shares['right answers of these']:.2f} are answered rightly. Right answers in their place"
-        f" change the score by {percent(gold)}."
+        f"Strict scores on kinds of tasks that were not given: {by_arm}. Of the proposals"
+        f" {shares['valid tasks']:.2f} are valid, and of these {shares['right answers of these']:.2f} are answered"
+        f" rightly. Valid proposals with right answers, in place of all proposals with its own, change the score by"
+        f" {percent(gold)}."
     )
     caveat = "The corpus holds all these kinds of tasks in other formats, so the base model proposes what it has read."
     return {"found": found, "reason": reason, "caveat": caveat}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, make_model
+from scipy.stats import spearmanr
 from tacit.data.instructions import encode_example
 from tacit.microworld.tasks import Task
 from tacit.models.chat import encode_prompt
@@ -56,6 +57,8 @@ def test_words_of_the_instruction_and_of_the_input_are_told_apart(tokenizer):
 
     assert words("input").strip() == "molka"
     assert words("instruction").replace(" ", "") == "Whatdoestheeat?"
+    assert sorted(i for of in places.values() for i in of) == list(range(len(prompt)))
+    assert "<|user|>" in words("tags") and "<|assistant|>" in words("tags")
     both = sorted([*places["instruction"], *places["input"]])
     assert tokenizer.decode([prompt[i] for i in both]) == task.instruction
 
@@ -80,18 +83,29 @@ def test_a_measure_has_a_number_for_each_task(tiny, tokenizer):
     tasks = [Task("food", {"subject": "molka"}, 0), Task("home", {"subject": "molka"}, 1)]
     responses = [encode_example(tokenizer, "", text)["input_ids"][-4:] for text in ("It eats moss.", "In the cave.")]
     measured = attributions.measure(tiny, tokenizer, tasks, responses)
-    assert set(measured) == {"instruction", "input", "agreement"}
-    assert all(len(values) == 2 for values in measured.values())
-    assert all(-1 <= value <= 1 or np.isnan(value) for value in measured["agreement"])
-    assert set(attributions.measure(tiny, tokenizer, tasks, responses, ablate=False)) == {"instruction", "input"}
+    for k, (task, response) in enumerate(zip(tasks, responses, strict=True)):
+        prompt, places = encode_prompt(tokenizer, task.instruction), attributions.find_words(tokenizer, task)
+        pushes = attributions.attribute(tiny, prompt, response)
+        density = attributions.densities(pushes).tolist()
+        for name in ("instruction", "input", "tags"):
+            total = sum(density[i] for i in places[name]) / np.log2(2 + len(places[name]))
+            assert measured[name][k] == pytest.approx(total)
+        both = sorted([*places["instruction"], *places["input"]])
+        among = attributions.densities(pushes[both]).tolist()
+        alone = [value for value, i in zip(among, both, strict=True) if i in places["instruction"]]
+        assert measured["instruction, words"][k] == pytest.approx(sum(alone) / np.log2(2 + len(alone)))
+        lost = attributions.without_each(tiny, tokenizer, prompt, response, both)
+        expected = spearmanr(lost, [density[i] for i in both]).statistic
+        assert measured["agreement"][k] == pytest.approx(expected, nan_ok=True)
+    assert "agreement" not in attributions.measure(tiny, tokenizer, tasks, responses, ablate=False)
 
 
 def test_an_instruction_is_swapped_for_another_about_the_same_subject(world):
-    held = [key for key in sorted(world.held) if key[1] == "home"][:10]
-    for subject, _ in held:
+    several = [a for a in world.animals if sum((a, kind) in world.held for kind in attributions.ANIMAL_ATTRIBUTES) > 1]
+    held = [animal for animal in several if (animal, "home") in world.held][:10]
+    assert len(held) == 10
+    for subject in held:
         task = Task("home", {"subject": subject}, 4)
-        if sum((subject, kind) in world.held for kind in attributions.ANIMAL_ATTRIBUTES) < 2:
-            continue
         other = attributions.swap_instruction(world, task)
         assert other.family != "home" and other.item == task.item and (subject, other.family) in world.held
         assert subject in other.instruction
@@ -99,15 +113,10 @@ def test_an_instruction_is_swapped_for_another_about_the_same_subject(world):
         attributions.swap_instruction(world, Task("rhyme", {"word": "moon"}, 0))
 
 
-def test_documents_and_their_tokens(world, tokenizer):
+def test_documents_are_new_and_follow_their_seed(world):
     documents = attributions.draw_documents(world, n=20, seed=1)
     assert len(documents) == 20 and set(documents["instruction"]) == {""}
     assert documents["response"] != attributions.draw_documents(world, n=20, seed=2)["response"]
-    few = attributions.fit_tokens(documents, tokenizer, n_tokens=100)
-    sizes = [
-        sum(label >= 0 for label in encode_example(tokenizer, "", text)["labels"]) for text in documents["response"]
-    ]
-    assert sum(sizes[: len(few)]) >= 100 > sum(sizes[: len(few) - 1])
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -133,10 +142,10 @@ def test_subspaces_agree_by_their_principal_angles():
 @pytest.mark.parametrize(
     ("gap", "control", "begins"),
     [
-        (0.3, 0.9, "Instruction tuning makes responses hang more"),
+        (0.3, 0.9, "Instruction tuning raises the gradient score"),
         (-0.3, 0.9, "It is not so that instruction tuning"),
         (0.0, 0.9, "Whether instruction tuning"),
-        (0.3, 0.1, "Nothing is said of the models"),
+        (0.3, 0.1, "Nothing is said of the models by this score"),
     ],
 )
 def test_the_answer_follows_the_verdict(gap, control, begins):
@@ -144,12 +153,14 @@ def test_the_answer_follows_the_verdict(gap, control, begins):
         return Estimate(value, value - 0.05, value + 0.05, 3, 60)
 
     rule = [Demand(f"tuned minus {other}", "instruction", around(gap)) for other in ("base", "continued")]
-    answer = attributions.describe_shift(
-        rule,
-        [Demand("tuned", "agreement", around(control), 0.5)],
-        own={"tuned minus base": around(0.5)},
-        responses_alone=around(0.1),
-        dropped={"base": around(4.0)},
-    )
-    assert answer["found"].startswith(begins)
-    assert "tuned minus base 0.50 [0.45, 0.55]" in answer["reason"] and "base 4.00 [3.95" in answer["reason"]
+    for exact, side in ((1.0, "does depend more"), (-1.0, "depends less"), (0.0, "no change is shown")):
+        answer = attributions.describe_shift(
+            rule,
+            [Demand("tuned", "agreement", around(control), 0.5)],
+            own=[Demand("tuned minus base", "own", around(0.5))],
+            response_tuned=Demand("tuned minus response-tuned", "instruction", around(0.1)),
+            exact=around(exact),
+        )
+        assert answer["found"].startswith(begins)
+        assert "tuned minus base 0.50 [0.45, 0.55]" in answer["reason"] and side in answer["reason"]
+        assert ("So the difference is one of texts" in answer["reason"]) == (gap <= 0 and control > 0.5)

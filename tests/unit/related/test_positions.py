@@ -116,6 +116,13 @@ def test_responses_are_scored_by_hand(text, reason, expected):
     assert table.loc[0, list(SCORES)].tolist() == expected
 
 
+def test_filler_is_about_as_long_as_the_input(tokenizer):
+    for n in (2, 4, 6, 8):
+        words = tokenizer(positions.join(positions.NOUNS[:n])).input_ids
+        rest = tokenizer(" ".join(positions.FILLER[: positions.filler_for(n)])).input_ids
+        assert len(words) / 2.5 < len(rest) < 2.5 * len(words)
+
+
 def test_examples_are_shortened_in_one_format():
     rows = positions.make_examples([EXERCISE], "after", n_words=2, filler=1)
     assert rows["instruction"] == ["apple, river\nWrite the words in reverse order.\nThe day was calm."]
@@ -141,10 +148,12 @@ def test_the_answer_follows_the_verdict(gain, growth, control, begins):
         [Demand("before, 2 words", "right", around(control), 0.5)],
         levels={"before": around(0.4), "after": around(0.7)},
         filled=around(-0.2),
+        cost=around(-0.1),
         both=around(0.0),
         n_words=8,
     )
     assert answer["found"].startswith(begins)
     assert "before 0.40 [0.36, 0.44], after 0.70" in answer["reason"]
-    assert "after is worse than before (-0.20" in answer["reason"]
-    assert "neither better nor worse" in answer["reason"]
+    assert ("after is worse than before without (-0.20" in answer["reason"]) == (control > 0.5)
+    assert ("both sides is not shown to differ from asking after" in answer["reason"]) == (control > 0.5)
+    assert ("better than one before it by more than 0.05" in answer["found"]) == (control > 0.5)

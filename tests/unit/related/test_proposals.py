@@ -61,24 +61,27 @@ def test_rouge_l_by_hand(a, b, expected):
     assert proposals.overlap(b, a) == pytest.approx(expected)
 
 
-def test_proposals_are_next_lines_without_copies_and_follow_their_seed(monkeypatch):
+def test_proposals_are_next_lines_without_copies_tests_and_cut_ones(world, monkeypatch):
     lists = []
 
     def respond(model, tokenizer, instructions, *, ids, **options):
         lists.extend(instructions)
         lines = ["What does the fox eat?\n(5) more", "Hi there", "Name three ripe pears.", "name THREE ripe pears."]
-        return [Response(lines[i % 4] if i % 4 != 2 else f"{lines[2]}", "eos", 5) for i in range(len(instructions))]
+        lines += [f"{held.instruction}\n", "This one was cut by"]
+        ends = ["length", "eos", "eos", "eos", "length", "length"]
+        return [Response(lines[i % 6], ends[i % 6], 5) for i in range(len(instructions))]
 
+    held = Task("spell", draw_item(world, "spell", random.Random(0), split="test"), 0)
     monkeypatch.setattr(proposals, "generate_responses", respond)
     seeds = ["Where is the red house?", "Who sails the boat?", "Why is it so?", "Spell the word moon."]
-    kept, counts = proposals.propose(None, None, seeds, n=3, seed=0, batch_size=4)
+    kept, counts = proposals.propose(None, None, seeds, world=world, n=3, seed=0, batch_size=6)
     assert kept == ["What does the fox eat?", "Name three ripe pears."]
-    assert counts["made"] == 160 and counts["short"] == 40 and counts["alike"] == 160 - 40 - 2
+    assert counts == {"made": 240, "short": 40, "cut": 40, "tests": 40, "alike": 120 - 2}
     first = lists[0].split("\n")
     assert first[0] == "Worksheet" and first[-1] == "(4)" and all(line[4:] in seeds for line in first[2:5])
-    later = [line[4:] for text in lists[-4:] for line in text.split("\n")[2:5]]
-    assert len([line for line in later if line in kept]) == 4  # one of its own in each list
-    few, _ = proposals.propose(None, None, seeds, n=1, seed=0, batch_size=4)
+    later = [line[4:] for text in lists[-6:] for line in text.split("\n")[2:5]]
+    assert len([line for line in later if line in kept]) == 6  # one of its own in each list
+    few, _ = proposals.propose(None, None, seeds, world=world, n=1, seed=0, batch_size=6)
     assert few == kept[:1]
 
 
@@ -117,13 +120,15 @@ def test_training_sets_hold_what_their_arm_says(world):
     given = set(zip(seeds["instruction"], seeds["response"], strict=True))
     own = set(zip(instructions, answers, strict=True))
     pairs = {arm: {(row["instruction"], row["response"]) for row in rows} for arm, rows in sets.items()}
-    assert pairs["seeds only"] == given
+    assert pairs["given tasks only"] == given
     assert pairs["pipeline"] == given | own
     gold = {text for text, _ in pairs["gold answers"]}
     assert gold == {*seeds["instruction"], *instructions[:-1]}
     shuffled = pairs["shuffled answers"]
     assert given <= shuffled and {text for text, _ in shuffled} == {text for text, _ in given | own}
-    assert sorted(a for _, a in shuffled - given) == sorted(answers) and shuffled - given != own
+    assert sorted(a for _, a in shuffled - given) == sorted(answers) and not shuffled & own
+    order = [row["instruction"] for row in sets["pipeline"]]
+    assert [row["instruction"] for row in sets["shuffled answers"]] == order
     assert {text for text, _ in pairs["responses alone"]} == {""}
     assert {a for _, a in pairs["responses alone"]} == {a for _, a in given | own}
     with pytest.raises(ValueError, match="unknown arm 'all'"):
@@ -152,7 +157,9 @@ def test_the_answer_follows_the_verdict(value, control, begins):
     def around(at):
         return Estimate(at, at - 0.05, at + 0.05, 3, 60)
 
-    rule = [Demand(f"pipeline minus {arm}", "strict", around(value)) for arm in ("seeds only", "shuffled answers")]
+    rule = [
+        Demand(f"pipeline minus {arm}", "strict", around(value)) for arm in ("given tasks only", "shuffled answers")
+    ]
     answer = proposals.describe_self_instruct(
         rule,
         [Demand("gold answers minus base", "strict", around(control), 0.1)],
