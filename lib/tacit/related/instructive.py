@@ -17,7 +17,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from tacit.findings.answers import percent, tell_failing, tell_sides
+from tacit.findings.answers import percent, tell_failing
 from tacit.microworld.constraints import CONSTRAINTS
 from tacit.scoring.estimates import Estimate, from_draws
 from tacit.scoring.verdicts import FAILS, HOLDS, REFUTED, UNDECIDED, Demand, decide
@@ -128,38 +128,34 @@ def describe_instructive_decoding(
     rule: Sequence[Demand],
     controls: Sequence[Demand],
     *,
-    gains: Mapping[str, Demand],
+    clauses: Demand,
+    knowledge: Demand,
+    harms: Sequence[float],
     ranked: Estimate,
-    clauses: Mapping[str, Demand],
-    knowledge: Mapping[str, Demand],
 ) -> dict[str, str]:
     """Finding 12's answer from its rule (opposite alone minus greedy, minus null, minus nothing) and its controls.
 
-    ``gains`` holds strict scores minus greedy ones by what is decoded against, ``clauses`` and ``knowledge`` the same
-    of constraints met and of knowledge; ``ranked`` is what ``correlate_noises`` gives.
+    ``clauses`` and ``knowledge`` are opposite alone minus greedy in constraints met and in knowledge; ``harms`` what
+    the strict score loses under each noisy prompt alone; ``ranked`` is what ``correlate_noises`` gives.
     """
-    numbers = ", ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
-    asked = f"in strict scores, asked above {rule[0].threshold:g}: {numbers}"
-    claim = "decoding against the opposite instruction answers better than greedy decoding and than simpler noises do"
+    asked = f"{rule[0].threshold:g}"
+    claim = f"decoding against the opposite scores more than {asked} higher than greedy decoding and simpler noises"
+    told = ", ".join(f"{one.arm} {one.estimate} ({one.verdict})" for one in rule)
     found = {
-        HOLDS: f"{claim[0].upper()}{claim[1:]} ({asked}).",
-        REFUTED: f"It is not so that {claim} ({asked}).",
-        UNDECIDED: f"Whether {claim} is open ({asked}).",
+        HOLDS: f"{claim[0].upper()}{claim[1:]}. Part by part: {told}.",
+        REFUTED: f"It is not so that {claim}. Part by part: {told}.",
+        UNDECIDED: f"Whether {claim} is open. Part by part: {told}.",
         FAILS: f"Nothing is said of the contrast, because a positive control is not met: {tell_failing(controls)}.",
     }[decide(rule, controls)]
-    told = {"strictly": gains, "constraints met": clauses, "knowledge": knowledge}
-    compared = "; ".join(_tell_gains(score, demands) for score, demands in told.items())
+    spread = max(harms) - min(harms)
+    close = sum(harm > max(harms) - 0.1 * max(spread, 1e-12) for harm in harms)
     reason = (
-        f"Compared with greedy text, by what is decoded against: {compared}. Does a noise that harms more gain more?"
-        f" Spearman's correlation of the two is {percent(ranked)} over {len(NOISES)} noises."
+        f"Against greedy text, the opposite changes the share of constraints met by {percent(clauses.estimate)}"
+        f" and the share of right answers by {percent(knowledge.estimate)}. Does a noise that harms more gain more? The"
+        f" rank correlation is {percent(ranked)}, but {close} of the {len(harms)} noises harm about alike."
     )
-    caveat = "One weight of the noisy prompt decides; the clause is the only part of the instruction that is blurred."
+    caveat = (
+        "The small model never read an order to do the opposite; to it the sentence may be no more than other words."
+        " One weight decides, and the clause alone is blurred."
+    )
     return {"found": found, "reason": reason, "caveat": caveat}
-
-
-def _tell_gains(score: str, demands: Mapping[str, Demand]) -> str:
-    """Which arms have more or less of a score than greedy text (asked: above 0), and how many show no difference."""
-    sides = tell_sides(demands, {HOLDS: "more", REFUTED: "less"})
-    open_ones = sum(one.verdict == UNDECIDED for one in demands.values())
-    rest = f"no difference shown for {open_ones} of {len(demands)}" if open_ones else ""
-    return f"{score} {' and '.join(filter(None, (sides.replace('; ', ', '), rest)))}"

@@ -89,7 +89,7 @@ def demand(arm, value, *, width=0.01, threshold=0.0, metric="strict"):
 @pytest.mark.parametrize(
     ("value", "control", "begins"),
     [
-        (0.1, 0.3, "Decoding against the opposite instruction answers better"),
+        (0.1, 0.3, "Decoding against the opposite scores more than 0.02 higher"),
         (-0.1, 0.3, "It is not so that decoding"),
         (0.02, 0.3, "Whether decoding against"),
         (0.1, 0.0, "Nothing is said of the contrast"),
@@ -98,12 +98,18 @@ def demand(arm, value, *, width=0.01, threshold=0.0, metric="strict"):
 def test_the_answer_follows_the_verdict(value, control, begins):
     rule = [demand(f"opposite alone minus {other}", value, threshold=0.02) for other in ("greedy", "null", "nothing")]
     controls = [demand("tuned on more minus greedy", control, threshold=0.1)]
-    gains = {"null": demand("null", 0.05), "nothing": demand("nothing", -0.05), "shuffled": demand("shuffled", 0.0)}
     answer = instructive.describe_instructive_decoding(
-        rule, controls, gains=gains, ranked=Estimate(0.5, 0.1, 0.8, 2, 100), clauses=gains, knowledge=gains
+        rule,
+        controls,
+        clauses=demand("opposite", 0.06),
+        knowledge=demand("opposite", -0.09),
+        harms=[0.1, 0.2, 0.37, 0.36, 0.35],
+        ranked=Estimate(0.5, 0.1, 0.8, 2, 100),
     )
     assert answer["found"].startswith(begins)
-    expected = "more null (0.05 [0.04, 0.06]), less nothing (-0.05 [-0.06, -0.04]) and no difference shown for 1 of 3"
-    assert f"strictly {expected}; constraints met {expected}; knowledge {expected}." in answer["reason"]
-    assert "correlation of the two is 0.50 [0.10, 0.80] over 8 noises" in answer["reason"]
+    if control > 0.1:
+        assert f"opposite alone minus null {value:.3f} [" in answer["found"]
+        assert f"({rule[0].verdict})." in answer["found"]
+    assert "met by 0.06 [0.05, 0.07] and the share of right answers by -0.09 [-0.10, -0.08]" in answer["reason"]
+    assert "correlation is 0.50 [0.10, 0.80], but 3 of the 5 noises harm about alike" in answer["reason"]
     assert "  " not in "".join(itertools.chain(*answer.values()))
