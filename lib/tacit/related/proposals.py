@@ -223,5 +223,8 @@ def describe_self_instruct(
         f" rightly. Valid proposals with right answers, in place of all proposals with its own, change the score by"
         f" {percent(gold)}."
     )
-    caveat = "The corpus holds all these kinds of tasks in other formats, so the base model proposes what it has read."
+    caveat = (
+        "The corpus holds all these kinds of tasks in other formats, so the base model proposes what it has read. On"
+        " validation prompts, with more given tasks and shorter tuning, these alone did as well as right answers."
+    )
     return {"found": found, "reason": reason, "caveat": caveat}
