@@ -147,9 +147,9 @@ def test_gold_answers_are_right(world):
 @pytest.mark.parametrize(
     ("value", "control", "begins"),
     [
-        (0.3, 0.9, "A base model's own tasks and answers teach it"),
-        (-0.3, 0.9, "It is not so that a base model's own"),
-        (0.0, 0.9, "Whether a base model's own"),
+        (0.3, 0.9, "A base model that is tuned on its own tasks"),
+        (-0.3, 0.9, "It is not so that a base model that"),
+        (0.0, 0.9, "Whether a base model that is tuned"),
         (0.3, 0.0, "Nothing is said of own tasks"),
     ],
 )
@@ -168,4 +168,7 @@ def test_the_answer_follows_the_verdict(value, control, begins):
         gold=around(0.05),
     )
     assert answer["found"].startswith(begins)
-    assert "0.80 are valid, and of these 0.70" in answer["reason"] and "pipeline 0.50 [0.45, 0.55]" in answer["reason"]
+    assert (
+        "reads 0.80 of the proposals as tasks, and of these 0.70" in answer["reason"]
+        and "pipeline 0.50 [0.45, 0.55]" in answer["reason"]
+    )
