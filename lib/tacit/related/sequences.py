@@ -47,6 +47,10 @@ CHANGES = {
 }
 ARMS = ("singles", "chains", "split", "unrelated")
 COUNTS = ("", "First", "Then", "After that", "At last")
+CAVEAT = (
+    'Only the chains arm ever read changes of "it"; the others read the same changes of a given word. Answers are one'
+    " word, there are six changes, and held-out pairs are few."
+)
 SCORES = ("all correct", "attempted", "correct", "in order")
 
 
@@ -245,7 +249,10 @@ def describe_sequences(
     chains arm by what else is asked.
     """
     gaps = ", ".join(f"{one.arm} {percent(one.estimate)}" for one in rule)
-    claim = "tuning on chains makes a model follow all steps of new chains more often than as many tokens of other data"
+    claim = (
+        "tuning on chains of two steps makes a model follow both steps of new chains of two more often, by more than"
+        f" {rule[0].threshold:g}, than as many response tokens of other data"
+    )
     found = {
         HOLDS: f"{claim[0].upper()}{claim[1:]}: {gaps}.",
         REFUTED: f"It is not so that {claim}: {gaps}.",
@@ -257,4 +264,4 @@ def describe_sequences(
     reason = (
         f"All steps are correct on held-out chains of two, by arm: {by_arm}. After tuning on chains of two: {by_kind}."
     )
-    return {"found": found, "reason": reason, "caveat": "Steps of one word, six changes, and one wording of the order."}
+    return {"found": found, "reason": reason, "caveat": CAVEAT}

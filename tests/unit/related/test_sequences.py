@@ -103,8 +103,8 @@ def test_lines_are_scored_by_hand(text, reason, expected):
 @pytest.mark.parametrize(
     ("value", "control", "begins"),
     [
-        (0.4, 0.9, "Tuning on chains makes a model follow"),
-        (-0.1, 0.9, "It is not so that tuning on chains"),
+        (0.4, 0.9, "Tuning on chains of two steps makes a model follow"),
+        (-0.1, 0.9, "It is not so that tuning on chains of two"),
         (0.1, 0.9, "Whether tuning on chains"),
         (0.4, 0.1, "Nothing is said of chains"),
     ],
