@@ -23,7 +23,7 @@ def tune(model, tokenizer, **settings):
 
 def test_without_peft_the_error_says_what_to_install(tiny, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(TacitError, match=r"pip install 'tacit\[lora\]'"):
+    with pytest.raises(TacitError, match=r"pip install -e '.\[lora\]'"):
         tune(tiny, tokenizer, lora={"r": 2})
 
 

@@ -421,7 +421,7 @@ def test_an_earlier_site_comes_back_where_the_new_one_cannot_be_moved(tmp_path):
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     found = site.importlib.util.find_spec
     monkeypatch.setattr(site.importlib.util, "find_spec", lambda name: None if name == "furo" else found(name))
-    with pytest.raises(TacitError, match=r"the site needs .*furo.*pip install 'tacit\[site\]'"):
+    with pytest.raises(TacitError, match=r"the site needs .*furo.*pip install -e '.\[site\]'"):
         site.build_site(profile="micro", out=tmp_path / "site")
     assert not list(tmp_path.iterdir())
 

@@ -75,5 +75,5 @@ def deepen_links(text: str, *, folder: str) -> str:
 
 
 def raise_links(text: str) -> str:
-    """The inverse of ``deepen_links``, whatever the folder: links as they are right in ``notebooks/``."""
-    return re.sub(r"\]\((?:\.\./){2,}", "](../", text)
+    """The inverse of ``deepen_links`` in folders up to three deep. A link that leads further up stays as it is."""
+    return re.sub(r"\]\((?:\.\./){2,4}(?!\.\./)", "](../", text)

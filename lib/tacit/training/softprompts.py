@@ -35,7 +35,7 @@ def add_prompt(model: PreTrainedModel, *, n_vectors: int, seed: int) -> Any:
     try:
         from peft import PromptTuningConfig, get_peft_model
     except ImportError:
-        raise TacitError("soft prompts need peft: pip install 'tacit[lora]'") from None
+        raise TacitError("soft prompts need peft: pip install -e '.[lora]'") from None
     if n_vectors < 1:
         raise TacitError(f"a soft prompt needs at least one vector, not {n_vectors}")
     with warnings.catch_warnings():

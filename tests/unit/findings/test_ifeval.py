@@ -103,7 +103,7 @@ def test_seeds_must_answer_the_same_prompts():
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "langdetect", None)
-    with pytest.raises(TacitError, match=r"tacit\[ifeval\]"):
+    with pytest.raises(TacitError, match=r"pip install -e '.\[ifeval\]'"):
         ifeval.score_responses(PROMPTS[:1], ["Yes"])
     with pytest.raises(ValueError, match="need as many"):
         ifeval.score_responses(PROMPTS, ["Yes"])

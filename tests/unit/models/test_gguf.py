@@ -77,5 +77,5 @@ def test_noise_a_missing_tokenizer_and_an_unknown_quantization_are_named(model, 
 
 def test_without_the_package_the_error_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setattr(reading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TacitError, match=r"needs the package gguf: pip install 'tacit\[smollm2\]'"):
+    with pytest.raises(TacitError, match=r"needs the package gguf: pip install -e '.\[smollm2\]'"):
         loading.load_model(str(folder))

@@ -19,4 +19,6 @@ def test_a_copy_links_to_the_same_files(folder):
     ]
     assert links[2] == "https://arxiv.org/abs/1"
     assert raise_links(deeper) == TEXT == raise_links(TEXT)
+    out = "[out](" + "../" * 20 + "etc/x)"
+    assert raise_links(out) == out
     assert deepen_links("no (../links) here, `[0](../x`", folder=folder).startswith("no (../links) here")

@@ -69,7 +69,7 @@ def test_annotations_are_read_whole_and_their_preferences_are_ours(tmp_path):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "alpaca_eval", None)
-    with pytest.raises(TacitError, match=r"tacit\[alpaca\]"):
+    with pytest.raises(TacitError, match=r"pip install -e '.\[alpaca\]'"):
         alpacaeval.judge_pairs(INSTRUCTIONS, OURS, THEIRS, annotator="weighted_alpaca_eval_gpt4_turbo")
     with pytest.raises(ValueError, match="shorter"):
         alpacaeval.annotate(INSTRUCTIONS, OURS[:1], THEIRS, annotator="a")
