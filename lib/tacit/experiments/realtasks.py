@@ -24,7 +24,7 @@ from tacit.experiments.evaluation import BROAD, Evaluation, micro_evaluation
 from tacit.microworld.constraints import CONSTRAINTS, apply_constraints, draw_constraints, undo_constraints
 from tacit.microworld.tasks import FAMILIES
 from tacit.scoring import scores
-from tacit.scoring.likelihoods import rank_response, response_likelihoods
+from tacit.scoring.likelihoods import ranking_table
 from tacit.support.errors import TacitError
 from tacit.support.files import read_rows
 from tacit.support.keyed import fraction
@@ -154,21 +154,15 @@ def rank_above_rivals(
     one's place and is otherwise the same, so that only the answer can tell. Chance is 0.5.
     """
     tasks = [json.loads(task) for task in examples["task"]]
-    groups = [
-        [right, *put_rivals(right, task["answers"], task["rivals"])]
+    rivals = [
+        put_rivals(right, task["answers"], task["rivals"])
         for right, task in zip(examples["response"], tasks, strict=True)
     ]
-    pairs = [
-        (instruction, text)
-        for instruction, group in zip(examples["instruction"], groups, strict=True)
-        for text in group
-    ]
-    table = response_likelihoods(model, tokenizer, pairs)
-    starts = [0, *itertools.accumulate(map(len, groups))]
-    return {
-        kind: np.array([rank_response(table[kind][a], table[kind][a + 1 : b]) for a, b in itertools.pairwise(starts)])
-        for kind in ("summed", "mean")
-    }
+    starts = itertools.accumulate(map(len, rivals), initial=len(examples))  # they follow the right responses
+    others = [list(range(*ends)) for ends in itertools.pairwise(starts)]
+    texts = [*examples["response"], *itertools.chain(*rivals)]
+    table = ranking_table(model, tokenizer, examples["instruction"], texts, others=others)
+    return {kind: table[kind].to_numpy() for kind in ("summed", "mean")}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,14 +35,22 @@ def read_task(world: World, text: str) -> Task | None:
 
     None are also questions for facts that no corpus about ``world`` holds, and for the larger of two equal numbers.
     """
-    for name in READ:
-        for i, frame in enumerate(FAMILIES[name].phrasings):
-            pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", re.escape(frame))
-            found = re.fullmatch(pattern, text)
-            item = _make_item(world, name, found.groupdict()) if found else None
-            if item is not None:
-                return Task(name, item, i)
+    for name, i, pattern in _patterns():
+        found = pattern.fullmatch(text)
+        item = _make_item(world, name, found.groupdict()) if found else None
+        if item is not None:
+            return Task(name, item, i)
     return None
+
+
+@cache
+def _patterns() -> list[tuple[str, int, re.Pattern[str]]]:
+    """Each phrasing of the families ``READ`` as a pattern with its fields as groups: family, number, pattern."""
+    phrasings = [(name, i, frame) for name in READ for i, frame in enumerate(FAMILIES[name].phrasings)]
+    return [
+        (name, i, re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+?)", re.escape(frame))))
+        for name, i, frame in phrasings
+    ]
 
 
 def _make_item(world: World, family: str, fields: dict[str, str]) -> Item | None:

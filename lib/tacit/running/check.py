@@ -210,7 +210,7 @@ def _find_lacking(needs: Needs, values: Values, stocks: Mapping[str, Stock]) -> 
 def tell_ready(lacking: Mapping[str, Sequence[str]]) -> Iterator[Check]:
     """Which notebooks have all their models and datasets here, and what the others lack; notes, which count as nothing.
 
-    Notebooks that lack more than two things share a line, which says how many; the checks have named them.
+    Notebooks that lack more than two things share a line, which does not name them: the checks have.
     """
     ready = [notebook for notebook, names in lacking.items() if not names]
     yield Check("note", "models and datasets are here for", ", ".join(ready) or "no notebook")
